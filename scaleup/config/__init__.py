@@ -1,0 +1,39 @@
+"""Settings: flags > environment > `cluster.toml` > defaults, validated into one frozen object.
+
+A tier declares *what* can be set, as a pydantic model (`TierSettings`); everything else follows from
+its fields. The field `health_check` of the tier `lb` is the flag `--health-check`, the environment
+variable `SCALEUP_LB_HEALTH_CHECK` and the key `health_check` in the tables `[lb]` (all load balancers)
+and `[lb.node.lb1]` (that one). So one file can describe the whole cluster and be copied to every host:
+`--node lb1` says which part of it a process plays.
+
+The way of a value, in reading order:
+
+    model     the declaration: TierSettings, Flag, and the types of fields
+    sources   where values come from; each keeps its origin (`--listen`, `cluster.toml:12`)
+    toml      the file, and the line of a key in it
+    faults    what is wrong, all of it at once, each with its origin and "did you mean"
+    load      argparse from the model; --check, --print-config, --version; the sources merged
+
+Why pydantic: docs/decisions/0002-settings.md.
+"""
+
+from scaleup.config.load import Loaded, load
+from scaleup.config.model import (
+    EndpointField,
+    EnvironmentOnly,
+    Flag,
+    NetworkField,
+    Seconds,
+    TierSettings,
+)
+
+__all__ = [
+    "EndpointField",
+    "EnvironmentOnly",
+    "Flag",
+    "Loaded",
+    "NetworkField",
+    "Seconds",
+    "TierSettings",
+    "load",
+]

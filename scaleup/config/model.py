@@ -1,0 +1,123 @@
+"""The declaration of a tier's settings: a frozen pydantic model whose fields know their flags."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator
+from pydantic.fields import FieldInfo
+
+from scaleup.net.addresses import Endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """How a field appears on the command line: its value's name and the group of --help it stands in."""
+
+    metavar: str | None = None
+    group: str = "settings"
+
+
+@dataclass(frozen=True, slots=True)
+class EnvironmentOnly:
+    """Marks a secret: it may come from the environment, never from argv, which every user can read."""
+
+
+def _endpoint(value: object) -> Endpoint:
+    if isinstance(value, Endpoint):
+        return value
+    if not isinstance(value, str):
+        raise ValueError(f'write "HOST:PORT", not {value!r}')
+    return Endpoint.parse(value)
+
+
+def _network(value: object) -> IPv4Network | IPv6Network:
+    if isinstance(value, IPv4Network | IPv6Network):
+        return value
+    try:
+        return ip_network(str(value), strict=False)
+    except ValueError:
+        raise ValueError(f"{value!r} is not a network: write for example 10.0.0.0/8") from None
+
+
+EndpointField = Annotated[
+    Endpoint, PlainValidator(_endpoint, json_schema_input_type=str), PlainSerializer(str)
+]
+"""HOST:PORT."""
+
+NetworkField = Annotated[
+    IPv4Network | IPv6Network, PlainValidator(_network, json_schema_input_type=str), PlainSerializer(str)
+]
+"""ADDRESS or ADDRESS/PREFIX."""
+
+Seconds = Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)]
+"""A time-out or interval: more than 0, at most a day (nothing waits for ever)."""
+
+
+class TierSettings(BaseModel):
+    """What every tier can be told. A tier's own model adds its fields and its `tier` name."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, arbitrary_types_allowed=True
+    )
+
+    tier: ClassVar[str]
+    """Names the tables `[tier]` and `[tier.node.NAME]` and the environment variables `SCALEUP_TIER_…`."""
+
+    examples: ClassVar[str] = ""
+    """Shown below --help."""
+
+    node: Annotated[str, Flag("NAME", "this process")] = Field(
+        "",
+        max_length=63,
+        pattern=r"^[A-Za-z0-9_-]*$",
+        description="name of this process, in logs and headers; picks [TIER.node.NAME] of the file "
+        "(default: the tier's name)",
+    )
+    admin: Annotated[EndpointField | None, Flag("HOST:PORT", "this process")] = Field(
+        None, description="serve /healthz, /readyz and /metrics here; anybody who reaches it can read them"
+    )
+    drain: Annotated[float, Flag("SECONDS", "this process")] = Field(
+        2.0, ge=0, le=3600, description="on SIGTERM, how long requests in progress may take to finish"
+    )
+    log_format: Annotated[Literal["text", "json"], Flag(None, "this process")] = Field(
+        "text", description="text for people, in colour on a terminal; json for collectors, a line each"
+    )
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], Flag(None, "this process")] = Field(
+        "info", description="the least important messages that are written"
+    )
+    log_file: Annotated[Path | None, Flag("FILE", "this process")] = Field(
+        None, description="append the log to this file, opened again on SIGUSR2 (default: stderr)"
+    )
+
+    @property
+    def name(self) -> str:
+        """The name of this process: `node`, or the tier's name."""
+        return self.node or self.tier
+
+    def table(self) -> dict[str, Any]:
+        """The values as TOML or JSON would hold them."""
+        return self.model_dump(mode="json")
+
+
+def flag_of(info: FieldInfo) -> Flag | None:
+    """The field's flag; None when it has none because it is a secret."""
+    if any(isinstance(item, EnvironmentOnly) for item in info.metadata):
+        return None
+    return next((item for item in info.metadata if isinstance(item, Flag)), Flag())
+
+
+def is_repeatable(info: FieldInfo) -> bool:
+    """Whether the field takes several values: a repeated flag, a list in TOML."""
+    return getattr(info.annotation, "__origin__", None) is tuple
+
+
+def option_name(field: str) -> str:
+    return "--" + field.replace("_", "-")
+
+
+def variable_name(tier: str, field: str) -> str:
+    return f"SCALEUP_{tier}_{field}".upper()

@@ -1,0 +1,72 @@
+"""`cluster.toml`: its values, and the line on which a key stands.
+
+tomllib gives values, and the line of a syntax error, but no positions of keys. They follow from a property
+of TOML: the first lines of a file are a file. So a key stands where the shortest parseable beginning that
+has it ends. Asked only when there is something to say: a fault, or --print-config.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from scaleup.errors import ConfigurationError
+
+KeyPath = tuple[str | int, ...]
+
+
+class TomlFile:
+    """One parsed file. Raises ConfigurationError when it cannot be read or is not TOML."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._text = path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise ConfigurationError(f"{path}: cannot be read: {error.strerror}; see --config") from None
+        except UnicodeDecodeError as error:
+            raise ConfigurationError(f"{path}: byte {error.start} is not UTF-8, as TOML must be") from None
+        try:
+            self.values: dict[str, Any] = tomllib.loads(self._text)
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigurationError(f"{path}: not TOML: {error}") from None
+
+    def origin(self, key: KeyPath) -> str:
+        """`FILE:LINE` of the key, or of the nearest one around it, or only `FILE`."""
+        while key and key not in self._lines:
+            key = key[:-1]
+        return f"{self.path}:{self._lines[key]}" if key else str(self.path)
+
+    @cached_property
+    def _lines(self) -> dict[KeyPath, int]:
+        lines = self._text.splitlines()
+        found: dict[KeyPath, int] = {}
+        start = 0  # lines before this one are accounted for
+        for end in range(1, len(lines) + 1):
+            try:
+                beginning = tomllib.loads("\n".join(lines[:end]))
+            except tomllib.TOMLDecodeError:
+                continue  # inside a value of several lines
+            while start < end - 1 and lines[start].lstrip()[:1] in ("", "#"):
+                start += 1
+            for key in _keys(beginning, ()):
+                found.setdefault(key, start + 1)
+            start = end
+        return found
+
+
+def _keys(value: object, path: KeyPath) -> Iterator[KeyPath]:
+    if path:
+        yield path
+    items: Iterator[tuple[str | int, object]]
+    if isinstance(value, dict):
+        items = iter(value.items())
+    elif isinstance(value, list):
+        items = iter(enumerate(value))
+    else:
+        return
+    for key, item in items:
+        yield from _keys(item, (*path, key))

@@ -1,0 +1,81 @@
+"""Endpoints: a host and a port, as people write them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Endpoint:
+    """Where something listens or is dialled.
+
+    `host`: an IPv4 address, an IPv6 address without brackets, or a name. `port`: 0–65535 (0: the kernel chooses).
+    """
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str, default_port: int | None = None) -> Endpoint:
+        """Read `HOST:PORT`, `[IPV6]:PORT`, or `:PORT` (every IPv4 address).
+
+        With `default_port` the port may be missing. Raises ValueError that says what to write instead.
+        """
+        host, port = _split(text.strip())
+        if port is None:
+            if default_port is None:
+                raise ValueError(f"{text!r} has no port: write HOST:PORT, for example 10.0.0.1:8080")
+            number = default_port
+        elif port.isascii() and port.isdigit() and int(port) <= 65535:
+            number = int(port)
+        else:
+            raise ValueError(f"{port!r} in {text!r} is not a port: write a number from 0 to 65535")
+        host = host or "0.0.0.0"  # as nginx and HAProxy read ":80"
+        if not _is_host(host):
+            raise ValueError(f"{host!r} in {text!r} is neither an IP address nor a host name")
+        return cls(host, number)
+
+    @property
+    def address(self) -> IPv4Address | IPv6Address | None:
+        """The IP address, or None when the host is a name that has to be resolved."""
+        try:
+            return ip_address(self.host)
+        except ValueError:
+            return None
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def _split(text: str) -> tuple[str, str | None]:
+    if text.startswith("["):
+        host, bracket, rest = text[1:].partition("]")
+        if not bracket or (rest and not rest.startswith(":")):
+            raise ValueError(f"{text!r} is not an endpoint: write [IPV6]:PORT")
+        return host, rest[1:] if rest else None
+    if text.count(":") > 1:
+        raise ValueError(f"{text!r} is ambiguous: write an IPv6 address in brackets, [IPV6]:PORT")
+    host, colon, port = text.partition(":")
+    return host, port if colon else None
+
+
+def _is_host(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        labels = host.rstrip(".").split(".")
+        looks_numeric = all(label.isdigit() for label in labels)  # 10.0.0.256 is a mistake, not a name
+        return not looks_numeric and len(host) <= 253 and all(map(_is_label, labels))
+    return True
+
+
+def _is_label(label: str) -> bool:
+    """RFC 1123 §2.1, and the underscore that container networks use."""
+    return (
+        0 < len(label) <= 63
+        and label.isascii()
+        and label.replace("-", "").replace("_", "").isalnum()
+        and not label.startswith("-")
+        and not label.endswith("-")
+    )

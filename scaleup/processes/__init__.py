@@ -1,0 +1,31 @@
+"""What the process of every tier shares, once: from its first line to its last.
+
+A tier gives `run` its settings' model and one coroutine:
+
+    async def serve(settings, process):
+        ...start...
+        process.ready()
+        await process.stopping.wait()
+        ...finish what is in progress, at most `settings.drain` seconds...
+
+and gets, in reading order:
+
+    process    signals (SIGTERM and SIGINT drain, a second one forces), readiness, the parent
+    channel    the socket between parent and child: messages, descriptors, and news of death
+    children   starting, watching and stopping child processes
+    tether     the same bond for foreign programs (mariadbd): the kernel kills them with us
+    admin      /healthz, /readyz, /metrics
+    logs       text in colour, or JSON; files opened again on SIGUSR2
+    tasks      who owns a background task
+
+Invariants: a child runs in a process group of its own, so that a terminal's Ctrl-C reaches only the
+parent, who decides the order. Parent and child each see the other die, however it dies, because the
+kernel closes their ends of the channel. Nothing outlives its parent. Every stop has a deadline.
+"""
+
+from scaleup.processes.channel import Message
+from scaleup.processes.children import Child
+from scaleup.processes.process import Process, run, run_child
+from scaleup.processes.tasks import Tasks
+
+__all__ = ["Child", "Message", "Process", "Tasks", "run", "run_child"]

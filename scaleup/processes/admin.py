@@ -1,0 +1,48 @@
+"""The admin address: `/healthz` (the process lives), `/readyz` (it can serve), `/metrics` (Prometheus)."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from scaleup.errors import StartupError
+from scaleup.net.addresses import Endpoint
+
+
+class Admin:
+    """A small HTTP server, read-only."""
+
+    def __init__(self, registry: CollectorRegistry, readiness: Callable[[], Awaitable[str | None]]) -> None:
+        self._registry, self._readiness = registry, readiness
+        application = web.Application()
+        application.router.add_get("/healthz", self._healthz)
+        application.router.add_get("/readyz", self._readyz)
+        application.router.add_get("/metrics", self._metrics)
+        self._runner = web.AppRunner(application, access_log=None, keepalive_timeout=15, shutdown_timeout=0.5)
+
+    async def start(self, endpoint: Endpoint) -> None:
+        await self._runner.setup()
+        try:
+            await web.TCPSite(self._runner, endpoint.host, endpoint.port).start()
+        except OSError as error:
+            await self.stop()
+            raise StartupError(f"--admin {endpoint}: {error.strerror}; choose another address") from None
+
+    async def stop(self) -> None:
+        await self._runner.cleanup()
+
+    async def _healthz(self, _request: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def _readyz(self, _request: web.Request) -> web.Response:
+        reason = await self._readiness()
+        return (
+            web.Response(text="ready\n") if reason is None else web.Response(status=503, text=f"{reason}\n")
+        )
+
+    async def _metrics(self, _request: web.Request) -> web.Response:
+        body = generate_latest(self._registry)
+        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})

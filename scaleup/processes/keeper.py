@@ -1,0 +1,77 @@
+"""A child that is started again when it dies."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from scaleup.errors import StartupError
+from scaleup.processes.children import Child, describe
+
+log = logging.getLogger(__name__)
+
+SHORT_LIFE_SECONDS = 1.0
+"""A child that lived shorter than this waits as long before it is started again."""
+
+
+class Keeper:
+    """Keeps one child running, from `start` to `stop`.
+
+    `spawn(on_exit)` starts the child and hands it `on_exit`; `on_death(how)` is told of each death that
+    nobody asked for, before the child is started again. The owner calls `was_ready` when the child has
+    said so: a child that dies before it was ever ready would only die again, so `first_ready` raises
+    StartupError instead.
+    """
+
+    def __init__(
+        self, name: str, spawn: Callable[[Callable[[int], None]], Child], on_death: Callable[[str], None]
+    ) -> None:
+        self.name = name
+        self.child: Child | None = None
+        self.is_ready = False
+        self._spawn, self._on_death = spawn, on_death
+        self._loop = asyncio.get_running_loop()
+        self._first_ready: asyncio.Future[None] = self._loop.create_future()
+        self._stopping = False
+        self._started_at = 0.0
+        self._again: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        self._started_at = self._loop.time()
+        self.child = self._spawn(self._exited)
+
+    def was_ready(self) -> None:
+        self.is_ready = True
+        if not self._first_ready.done():
+            self._first_ready.set_result(None)
+
+    async def first_ready(self) -> None:
+        await asyncio.shield(self._first_ready)
+
+    def expect_exit(self) -> None:
+        """From now on the child's end is wanted."""
+        self._stopping = True
+        if self._again is not None:
+            self._again.cancel()
+
+    async def stop(self, grace: float) -> None:
+        """SIGTERM, and SIGKILL after `grace` seconds."""
+        self.expect_exit()
+        if self.child is not None:
+            await self.child.stop(grace)
+
+    def _exited(self, returncode: int) -> None:
+        self.is_ready = False
+        if self._stopping:
+            return
+        how = describe(returncode)
+        if not self._first_ready.done():
+            self._first_ready.set_exception(StartupError(f"{self.name} did not start: {how}; see its log"))
+            self._stopping = True
+            return
+        lived = self._loop.time() - self._started_at
+        delay = 0.0 if lived >= SHORT_LIFE_SECONDS else SHORT_LIFE_SECONDS
+        log.error("%s died (%s): starting it again%s", self.name, how, f" in {delay:g} s" if delay else "")
+        self._on_death(how)
+        self._again = self._loop.call_later(delay, self.start)

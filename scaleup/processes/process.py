@@ -1,0 +1,217 @@
+"""One process of ours: signals, readiness, its parent, and its exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import uvloop
+from prometheus_client import CollectorRegistry, ProcessCollector
+
+from scaleup.config import TierSettings, load
+from scaleup.errors import ScaleUpError, StartupError
+from scaleup.processes import children, logs
+from scaleup.processes.admin import Admin
+from scaleup.processes.channel import Channel, Message
+from scaleup.processes.notify import notify
+
+log = logging.getLogger(__name__)
+
+S = TypeVar("S", bound=TierSettings)
+LoopFactory = Callable[[], asyncio.AbstractEventLoop]
+
+READINESS_SECONDS = 1.0
+"""A readiness check that takes longer counts as not ready."""
+
+
+class Process:
+    """What `serve` is given. Made inside the running loop."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.stopping = asyncio.Event()
+        """Set by SIGTERM or SIGINT, or when the parent has died: finish and return."""
+        self.orphaned = False
+        """Whether the parent has died."""
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self.on_message: Callable[[Message], None] = self._keep_first
+        self._first: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        self._ready = False
+        self._checks: list[Callable[[], Awaitable[str | None]]] = []
+        self._parent = self._join_parent()
+        self._watch_signals()
+
+    def ready(self) -> None:
+        """We serve: readiness turns to yes, systemd and the parent are told."""
+        self._ready = True
+        notify("READY=1")
+        self.tell_parent("ready")
+
+    def event(self, kind: str, **fields: Any) -> None:
+        """Tell the parent of something that a person would want to see (a role, a server down)."""
+        self.tell_parent("event", event=kind, **fields)
+
+    def tell_parent(self, kind: str, descriptors: Sequence[int] = (), **fields: Any) -> None:
+        """Send a message to the parent, if there is one."""
+        if self._parent is not None:
+            self._parent.send(kind, descriptors, **fields)
+
+    def add_readiness(self, check: Callable[[], Awaitable[str | None]]) -> None:
+        """`check()` returns None when ready, else the reason why not."""
+        self._checks.append(check)
+
+    async def readiness(self) -> str | None:
+        """None when this process can serve, else the reason: `starting`, `draining`, or a check's."""
+        if self.stopping.is_set():
+            return "draining"
+        if not self._ready:
+            return "starting"
+        for check in self._checks:
+            try:
+                async with asyncio.timeout(READINESS_SECONDS):
+                    reason = await check()
+            except TimeoutError:
+                reason = f"no answer within {READINESS_SECONDS:g} s"
+            if reason is not None:
+                return reason
+        return None
+
+    async def first_message(self) -> Message:
+        """The parent's first message, with what the child is to do. Later ones go to `on_message`."""
+        return await self._first
+
+    def close(self) -> None:
+        if self._parent is not None:
+            self._parent.close()
+
+    def _keep_first(self, message: Message) -> None:
+        if not self._first.done():
+            self._first.set_result(message)
+
+    def _join_parent(self) -> Channel | None:
+        # Taken out of the environment: it is no business of the programs that we start.
+        descriptor = os.environ.pop(children.CHANNEL_VARIABLE, None)
+        if descriptor is None:
+            return None
+        sock = socket.socket(fileno=int(descriptor))
+        sock.set_inheritable(False)
+        return Channel(sock, lambda message: self.on_message(message), self._parent_died)
+
+    def _parent_died(self) -> None:
+        log.warning("the parent process is gone: stopping")
+        self.orphaned = True
+        self._first.cancel()
+        self.stopping.set()
+
+    def _watch_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            loop.add_signal_handler(number, self._stop, number)
+        loop.add_signal_handler(signal.SIGUSR2, logs.reopen)
+
+    def _stop(self, number: signal.Signals) -> None:
+        if self.stopping.is_set():
+            log.warning("%s again: stopping at once", number.name)
+            for child in list(children.running):
+                child.kill()
+            logging.shutdown()
+            os._exit(1)
+        log.info("%s: stopping", number.name)
+        notify("STOPPING=1")
+        self.stopping.set()
+
+
+def run(
+    model: type[S],
+    serve: Callable[[S, Process], Awaitable[None]],
+    *,
+    argv: Sequence[str] | None = None,
+    loop_factory: LoopFactory = uvloop.new_event_loop,
+) -> NoReturn:
+    """The `main` of a tier: settings, logs, the loop; exits with 0, 1, 2 or 78 (see scaleup.errors)."""
+
+    async def main(settings: S) -> None:
+        process = Process(settings.name)
+        admin = Admin(process.registry, process.readiness)
+        try:
+            if settings.admin is not None:
+                await admin.start(settings.admin)
+            await serve(settings, process)
+        finally:
+            await admin.stop()
+            process.close()
+
+    try:
+        settings = load(model, sys.argv[1:] if argv is None else argv).settings
+        logs.configure(settings.name, settings)
+    except ScaleUpError as error:
+        _exit(error)
+    _run(lambda: main(settings), loop_factory)
+
+
+def run_child(
+    serve: Callable[[Message, Process], Awaitable[None]],
+    *,
+    loop_factory: LoopFactory = uvloop.new_event_loop,
+) -> NoReturn:
+    """The `main` of a process that only a parent of ours starts: its first message says what to do.
+
+    That message has `name` and `log` (format, level, file) beside what `serve` wants.
+    """
+
+    async def main() -> None:
+        process = Process("child")
+        try:
+            message = await process.first_message()
+            process.name = message.fields["name"]
+            log_format, level, file = message.fields["log"]
+            logs.configure_with(process.name, log_format, level, Path(file) if file else None)
+            await serve(message, process)
+        except asyncio.CancelledError:
+            if not process.orphaned:
+                raise
+        finally:
+            process.close()
+
+    if children.CHANNEL_VARIABLE not in os.environ:
+        _exit(StartupError("this process is started by its node, not by hand; see README.md"))
+    _run(main, loop_factory)
+
+
+def _run(main: Callable[[], Awaitable[None]], loop_factory: LoopFactory) -> NoReturn:
+    async def coroutine() -> None:
+        await main()
+
+    try:
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            runner.run(coroutine())
+    except ScaleUpError as error:
+        _exit(error)
+    except BaseExceptionGroup as group:
+        if (told := group.subgroup(ScaleUpError)) is not None:
+            _exit(_first_leaf(told))
+        raise
+    raise SystemExit(0)
+
+
+def _first_leaf(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def _exit(error: BaseException) -> NoReturn:
+    for line in str(error).splitlines():
+        if logging.getLogger().handlers:
+            log.error("%s", line)
+        else:
+            print(f"scaleup: {line}", file=sys.stderr)  # noqa: T201 - before there are logs
+    raise SystemExit(error.exit_code if isinstance(error, ScaleUpError) else 1)

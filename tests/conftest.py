@@ -1,0 +1,45 @@
+"""What holds for all tests: `--soak`, and that none leaves a descriptor open."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from needs import requires as requires
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--soak", action="store_true", help="run the long matrices, and only those")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """`soak` tests run only with --soak, which is no skip: they are another suite."""
+    wanted = [item for item in items if bool(item.get_closest_marker("soak")) == config.getoption("--soak")]
+    config.hook.pytest_deselected(items=[item for item in items if item not in wanted])
+    items[:] = wanted
+
+
+def open_descriptors() -> dict[int, str]:
+    """The descriptors of this process and what they refer to."""
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+        except OSError:
+            continue  # the one that listdir itself had open
+    return found
+
+
+@pytest.fixture(autouse=True)
+def _leaves_no_socket_behind() -> Iterator[None]:
+    """A test that leaves a socket, a pipe or an eventfd open has found a leak, or is one."""
+    before = open_descriptors()
+    yield
+    after = open_descriptors()
+    left = {
+        number: what
+        for number, what in after.items()
+        if before.get(number) != what and what.startswith(("socket:", "pipe:", "anon_inode:[eventfd]"))
+    }
+    assert not left, f"descriptors left open: {left}"

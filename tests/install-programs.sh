@@ -1,0 +1,17 @@
+#!/bin/sh
+# Install the Debian programs that the tests use, when we may; else say which are missing.
+set -eu
+PATH="$PATH:/usr/sbin:/sbin"
+missing=""
+add() { command -v "$1" >/dev/null 2>&1 || missing="$missing $2"; }
+add mariadbd mariadb-server
+add chromium chromium
+add curl curl
+[ -z "$missing" ] && exit 0
+if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+    echo "installing:$missing"
+    apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null
+else
+    echo "not installed, so their tests are skipped:$missing (run make test as root to install them)"
+fi
