@@ -1,0 +1,210 @@
+"""The checker with real sockets and short intervals; which checks decide what is tested with `health`."""
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from real_servers import descriptors, serving
+
+from scaleup.net.addresses import Endpoint
+from scaleup.upstream.checks import Checker
+from scaleup.upstream.health import Change
+from scaleup.upstream.pool import Server
+from scaleup.upstream.settings import UpstreamSettings
+
+
+def settings(**different: Any) -> UpstreamSettings:
+    return UpstreamSettings.model_validate(
+        {"inter": 0.01, "rise": 2, "fall": 2, "check_timeout": 5.0} | different
+    )
+
+
+class Changes:
+    """What the checker reported, to wait for."""
+
+    def __init__(self) -> None:
+        self._queue: asyncio.Queue[tuple[Server, Change]] = asyncio.Queue()
+
+    def __call__(self, server: Server, change: Change) -> None:
+        assert server.up is change.up, "the server is updated before anybody is told"
+        self._queue.put_nowait((server, change))
+
+    async def next(self) -> tuple[Server, Change]:
+        async with asyncio.timeout(5):
+            return await self._queue.get()
+
+    def none(self) -> bool:
+        return self._queue.empty()
+
+
+@contextlib.asynccontextmanager
+async def running(checker: Checker) -> AsyncIterator[None]:
+    """Cancels at the end, and asserts that neither tasks nor descriptors are left."""
+    sockets, tasks = descriptors(), asyncio.all_tasks()
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(checker.run())
+        yield
+        task.cancel()
+    assert asyncio.all_tasks() == tasks
+    assert descriptors() == sockets
+
+
+async def test_a_server_comes_goes_and_comes_back(
+    caplog: pytest.LogCaptureFixture, bound: socket.socket, refusing: Endpoint
+) -> None:
+    caplog.set_level(logging.INFO, "scaleup.upstream")
+    changes, web1 = Changes(), Server("web1", refusing)
+    async with running(Checker([web1], settings(), changes)):
+        server, change = await changes.next()
+        assert (server, change.up) == (web1, False)
+        assert change.reason.startswith("first check failed: L4CON connection refused (")
+        bound.listen()
+        _, change = await changes.next()
+        assert change.reason.startswith("first check passed: L4OK connected (")
+        bound.shutdown(socket.SHUT_RDWR)
+        _, change = await changes.next()
+        assert change.reason.startswith("2 checks failed: L4CON")
+        bound.listen()
+        _, change = await changes.next()
+        assert change.reason.startswith("2 checks passed: L4OK")
+    assert changes.none()
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO", "WARNING", "INFO"]
+    assert f"server web1 ({refusing}) is DOWN: first check failed: L4CON" in caplog.messages[0]
+
+
+async def test_each_server_has_its_own_health(refusing: Endpoint) -> None:
+    changes, dead = Changes(), Server("dead", refusing)
+    with socket.create_server(("127.0.0.1", 0), backlog=100) as listener:
+        alive = Server("alive", Endpoint(*listener.getsockname()))
+        async with running(Checker([alive, dead], settings(), changes)):
+            assert (await changes.next())[0] is dead
+    assert alive.up
+    assert not dead.up
+    assert changes.none()
+
+
+async def test_a_server_without_weight_is_still_checked(refusing: Endpoint) -> None:
+    changes, draining = Changes(), Server("draining", refusing, weight=0)
+    async with running(Checker([draining], settings(), changes)):
+        assert (await changes.next())[0] is draining
+
+
+async def test_http_checks() -> None:
+    status = 503
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(f"HTTP/1.1 {status} Whatever\r\nConnection: close\r\n\r\n".encode())
+        writer.close()
+
+    changes = Changes()
+    async with serving(answer) as endpoint, asyncio.TaskGroup() as group:
+        checker = Checker([Server("web1", endpoint)], settings(health_check="http:/x"), changes)
+        checking = group.create_task(checker.run())
+        _, change = await changes.next()
+        assert change.reason.startswith("first check failed: L7STS status 503 (")
+        status = 200
+        _, change = await changes.next()
+        assert change.reason.startswith("first check passed: L7OK status 200 (")
+        checking.cancel()
+
+
+async def test_no_more_checks_at_a_time_than_allowed() -> None:
+    """Twenty servers that answer when they are told to, and four slots."""
+    arrived: asyncio.Queue[asyncio.Event] = asyncio.Queue()
+
+    async def answer_when_told(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        told = asyncio.Event()
+        arrived.put_nowait(told)
+        await told.wait()
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+
+    async with serving(answer_when_told) as endpoint, asyncio.timeout(5), asyncio.TaskGroup() as group:
+        servers = [Server(f"s{n}", endpoint) for n in range(20)]
+        once_each = settings(health_check="http:/", inter=60.0, check_timeout=60.0)
+        checking = group.create_task(Checker(servers, once_each, random=lambda: 0.0, concurrency=4).run())
+        waiting = [await arrived.get() for _ in range(4)]
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await arrived.get()
+        for _ in range(16):
+            waiting.pop(0).set()
+            waiting.append(await arrived.get())
+            assert arrived.empty()
+        for told in waiting:
+            told.set()
+        checking.cancel()
+
+
+async def test_cancelled_in_every_phase_of_a_check_nothing_is_left(
+    silent: Endpoint, bound: socket.socket, refusing: Endpoint
+) -> None:
+    """Waiting for the connection, for an answer, for a slot, and for the next check."""
+    bound.listen()
+    offsets = iter([0.0, 0.0, 0.0, 0.99])
+    checker = Checker(
+        [Server("a", silent), Server("b", refusing), Server("c", silent), Server("d", silent)],
+        settings(inter=60.0, health_check="http:/", check_timeout=60.0),
+        random=lambda: next(offsets),
+        concurrency=2,
+    )
+    async with running(checker):
+        loop = asyncio.get_running_loop()
+        connection, _ = await loop.sock_accept(bound)
+        with connection:
+            assert (await loop.sock_recv(connection, 100)).startswith(b"GET / ")
+
+
+async def test_an_error_of_ours_ends_the_watch_with_that_error(refusing: Endpoint) -> None:
+    """Servers are never left unwatched in silence."""
+
+    def broken(server: Server, change: Change) -> None:
+        raise LookupError(server.name)
+
+    before = descriptors()
+    with pytest.raises(ExceptionGroup) as caught:
+        await Checker([Server("web1", refusing)], settings(), broken).run()
+    assert caught.group_contains(LookupError, match="web1")
+    assert descriptors() == before
+    assert len(asyncio.all_tasks()) == 1
+
+
+async def test_a_check_that_cannot_be_made_changes_nothing_and_is_logged_once(
+    caplog: pytest.LogCaptureFixture, refusing: Endpoint
+) -> None:
+    """192.0.2.1 (RFC 5737) is not an address of ours."""
+    checks = 0
+    enough = asyncio.Event()
+
+    def random() -> float:
+        nonlocal checks
+        checks += 1
+        if checks == 4:  # asked once for the offset and then after each check
+            enough.set()
+        return 0.5
+
+    changes, web1 = Changes(), Server("web1", refusing)
+    async with running(Checker([web1], settings(), changes, source="192.0.2.1", random=random)):
+        await enough.wait()
+    assert web1.up
+    assert changes.none()
+    [record] = caplog.records
+    assert "cannot be checked: SOCKERR cannot assign requested address" in record.getMessage()
+
+
+async def test_without_servers_there_is_nothing_to_do() -> None:
+    await Checker([], settings()).run()
+
+
+async def test_starting_again_forgets_what_was_known(bound: socket.socket, refusing: Endpoint) -> None:
+    """`up` and the new Health must agree, or a server that is fine would stay down for ever."""
+    bound.listen()
+    web1 = Server("web1", refusing, up=False)
+    async with running(Checker([web1], settings())):
+        connection, _ = await asyncio.get_running_loop().sock_accept(bound)
+        connection.close()
+        assert web1.up
