@@ -1,0 +1,89 @@
+"""The run directory: pids, logs, secrets of the run, and the control socket. Nothing of it is kept.
+
+It may lie in /tmp, where everybody can create names, so one that exists must belong to us, and nobody
+else may write to it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import stat
+from pathlib import Path
+
+from scaleup.errors import StartupError
+from scaleup.stack.plan import Secrets
+
+_OURS = ("logs", "pids", "data", "control.sock", "vrrp.key", "database.password")
+
+
+class RunDir:
+    """Made by `open`, emptied by `close`; the directory itself goes too if `open` made it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+        self._made = False
+
+    @property
+    def control(self) -> Path:
+        return self.path / "control.sock"
+
+    @property
+    def data(self) -> Path:
+        return self.path / "data"
+
+    def log(self, name: str) -> Path:
+        return self.path / "logs" / f"{name}.log"
+
+    def open(self) -> Secrets:
+        """Make it, and the secrets of this run. Raises StartupError."""
+        # Root's database runs as another user, who must be able to pass through; the files are closed.
+        mode = 0o711 if os.getuid() == 0 else 0o700
+        try:
+            self.path.mkdir(mode=mode, parents=True, exist_ok=True)
+            self._verify()
+            self._made = not any(self.path.iterdir())
+            self.path.chmod(mode)
+            self._remove_ours()
+            for name in ("logs", "pids"):
+                (self.path / name).mkdir(mode=0o700)
+            made = Secrets(self.path / "vrrp.key", self.path / "database.password")
+            for path in (made.vrrp_key, made.database_password):
+                path.touch(mode=0o600)
+                path.write_text(secrets.token_hex(32))
+        except OSError as error:
+            raise StartupError(f"--run-dir {self.path}: {error.strerror}") from None
+        return made
+
+    def write_pid(self, name: str, pid: int | None) -> None:
+        """`pids/NAME.pid`; None removes it."""
+        path = self.path / "pids" / f"{name}.pid"
+        if pid is None:
+            path.unlink(missing_ok=True)
+        else:
+            path.write_text(f"{pid}\n")
+
+    def close(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self._remove_ours()
+            if self._made:
+                self.path.rmdir()
+
+    def _verify(self) -> None:
+        status = self.path.lstat()
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+            raise StartupError(f"--run-dir {self.path}: not a directory of ours; choose another one")
+        if status.st_mode & 0o022:
+            raise StartupError(
+                f"--run-dir {self.path}: others may write to it; chmod go-w, or choose another one"
+            )
+
+    def _remove_ours(self) -> None:
+        for name in _OURS:
+            path = self.path / name
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)

@@ -1,0 +1,117 @@
+"""All parts together: started in the order of need, stopped in the reverse order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any, Protocol
+
+from scaleup.config.faults import did_you_mean
+from scaleup.errors import StartupError
+from scaleup.net.addresses import Endpoint
+from scaleup.stack.part import Part
+from scaleup.stack.plan import DRAIN_SECONDS, TIERS, Spec
+from scaleup.stack.rundir import RunDir
+
+PART_STOP_SECONDS = DRAIN_SECONDS + 2.0
+"""For one part that is stopped by itself."""
+
+TIER_STOP_SECONDS = 1.0
+"""For each tier when everything is stopped: four tiers, and Ctrl-C promises 5 s."""
+
+
+class View(Protocol):
+    """Where progress and events go."""
+
+    def starting(self, tier: str, names: list[str]) -> None: ...
+
+    def started(self, part: Part) -> None: ...
+
+    def event(self, part: Part, event: str, fields: dict[str, Any]) -> None: ...
+
+
+class Stack:
+    def __init__(self, specs: list[Spec], run_dir: RunDir, virtual: Endpoint, view: View) -> None:
+        self.virtual = virtual
+        self._view = view
+        self.parts = {spec.name: Part(spec, run_dir, self._event) for spec in specs}
+        self._changed = asyncio.Event()
+        self._busy = asyncio.Lock()  # one command at a time
+
+    async def start(self, settle_seconds: float) -> None:
+        """Start all. `settle_seconds`: how long an election may take. Raises StartupError."""
+        for tier in TIERS:
+            parts = self._tier(tier)
+            self._view.starting(tier, [part.spec.name for part in parts])
+            async with asyncio.TaskGroup() as group:
+                for part in parts:
+                    group.create_task(self._start(part))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(settle_seconds):
+                while not self._is_settled():
+                    await self._changed.wait()
+                    self._changed.clear()
+
+    def _is_settled(self) -> bool:
+        """One load balancer owns the virtual address, and the others know it."""
+        states = sorted(part.state for part in self._tier("lb"))
+        return states == ["active"] + ["backup"] * (len(states) - 1)
+
+    async def stop(self) -> None:
+        """Stop all, each tier before those that it needs."""
+        for tier in reversed(TIERS):
+            await asyncio.gather(*(part.stop(TIER_STOP_SECONDS) for part in self._tier(tier)))
+
+    def status(self) -> dict[str, Any]:
+        """As `status --json` prints it."""
+        owner = next((part.spec.name for part in self._tier("lb") if part.state == "active"), None)
+        return {
+            "virtual_ip": {"address": self.virtual.host, "port": self.virtual.port, "owner": owner},
+            "processes": [
+                {
+                    "tier": part.spec.tier,
+                    "name": part.spec.name,
+                    "pid": part.pid,
+                    "address": str(part.spec.endpoint),
+                    "state": part.state,
+                }
+                for tier in reversed(TIERS)
+                for part in self._tier(tier)
+            ],
+        }
+
+    async def command(self, command: str, name: str | None) -> dict[str, Any]:
+        """Carry out what the control socket was asked. Raises StartupError."""
+        if command == "status":
+            return self.status()
+        if command not in ("start", "stop", "restart"):
+            raise StartupError(f"no such command: {command}")
+        part = self.parts.get(str(name))
+        if part is None:
+            names = ", ".join(self.parts)
+            raise StartupError(
+                f"no process is called {name}{did_you_mean(str(name), self.parts)}; there are {names}"
+            )
+        async with self._busy:
+            if command == "start" and part.child is not None:
+                raise StartupError(f"{name} runs already, as process {part.pid}")
+            if command == "stop" and part.child is None:
+                raise StartupError(f"{name} does not run")
+            if command in ("stop", "restart"):
+                await part.stop(PART_STOP_SECONDS)
+                self._view.event(part, "stopped", {})
+            if command in ("start", "restart"):
+                await part.start()
+                self._view.event(part, "started", {})
+        return self.status()
+
+    def _event(self, part: Part, event: str, fields: dict[str, Any]) -> None:
+        self._changed.set()
+        self._view.event(part, event, fields)
+
+    def _tier(self, tier: str) -> list[Part]:
+        return [part for part in self.parts.values() if part.spec.tier == tier]
+
+    async def _start(self, part: Part) -> None:
+        await part.start()
+        self._view.started(part)

@@ -1,0 +1,68 @@
+"""The control socket: requests, refusals, rubbish."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import stat
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scaleup.errors import StartupError
+from scaleup.stack.control import ControlServer, ask, is_served
+
+
+async def handler(command: str, name: str | None) -> dict[str, Any]:
+    if command == "stop":
+        raise StartupError(f"{name} does not run")
+    return {"command": command, "name": name}
+
+
+@pytest.fixture
+async def path(tmp_path: Path) -> AsyncIterator[Path]:
+    server = ControlServer(tmp_path / "control.sock", handler)
+    await server.start()
+    yield tmp_path / "control.sock"
+    await server.stop()
+
+
+async def test_answers(path: Path) -> None:
+    assert await asyncio.to_thread(ask, path, "start", "web1") == {"command": "start", "name": "web1"}
+
+
+async def test_refuses_with_the_reason(path: Path) -> None:
+    with pytest.raises(StartupError, match="web1 does not run"):
+        await asyncio.to_thread(ask, path, "stop", "web1")
+
+
+async def test_only_the_owner_may_connect(path: Path) -> None:
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o600  # noqa: ASYNC240 - nothing else runs
+
+
+@pytest.mark.parametrize("rubbish", [b"\n", b"{}\n", b"[]\n", b"\xff\n", b'"x"\n', b"x" * 100_000 + b"\n"])
+async def test_rubbish_is_answered_and_does_no_harm(path: Path, rubbish: bytes) -> None:
+    def talk() -> bytes:
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.connect(str(path))
+            sock.settimeout(5)
+            sock.sendall(rubbish)
+            return sock.recv(65536)
+
+    assert b"not a request" in await asyncio.to_thread(talk)
+    assert await asyncio.to_thread(ask, path, "status") == {"command": "status", "name": None}
+
+
+async def test_who_hangs_up_does_no_harm(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(str(path))
+    assert await asyncio.to_thread(is_served, path)
+
+
+def test_nobody_there(tmp_path: Path) -> None:
+    assert not is_served(tmp_path / "control.sock")
+    with pytest.raises(StartupError, match="no stack runs in"):
+        ask(tmp_path / "control.sock", "status")

@@ -1,0 +1,72 @@
+"""The run directory: ours alone, and gone at the end."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from scaleup.errors import StartupError
+from scaleup.stack.rundir import RunDir
+
+
+def test_made_and_removed(tmp_path: Path) -> None:
+    run_dir = RunDir(tmp_path / "new" / "run")
+    secrets = run_dir.open()
+    run_dir.write_pid("web1", 42)
+    assert (run_dir.path / "pids" / "web1.pid").read_text() == "42\n"
+    for path in (secrets.vrrp_key, secrets.database_password):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert len(path.read_text()) == 64
+    assert secrets.vrrp_key.read_text() != secrets.database_password.read_text()
+    run_dir.close()
+    assert not run_dir.path.exists()
+
+
+def test_what_is_not_ours_stays(tmp_path: Path) -> None:
+    (tmp_path / "diary.txt").write_text("mine")
+    run_dir = RunDir(tmp_path)
+    run_dir.open()
+    run_dir.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["diary.txt"]
+
+
+def test_what_a_crash_left_is_replaced(tmp_path: Path) -> None:
+    first = RunDir(tmp_path / "run").open()
+    key = first.vrrp_key.read_text()
+    again = RunDir(tmp_path / "run")
+    assert again.open().vrrp_key.read_text() != key
+    again.close()
+
+
+def test_a_file_in_the_way(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("")
+    with pytest.raises(StartupError, match="run"):
+        RunDir(tmp_path / "run").open()
+
+
+def test_others_may_write(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run").chmod(0o777)
+    with pytest.raises(StartupError, match="others may write"):
+        RunDir(tmp_path / "run").open()
+
+
+def test_a_link_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "run").symlink_to(tmp_path / "real")
+    with pytest.raises(StartupError, match="not a directory of ours"):
+        RunDir(tmp_path / "run").open()
+
+
+def test_the_data_directory_may_be_a_link_that_stays(tmp_path: Path) -> None:
+    """Nothing behind a link inside the run directory is removed."""
+    keep = tmp_path / "keep"
+    keep.mkdir()
+    (keep / "links").write_text("rows")
+    run_dir = RunDir(tmp_path / "run")
+    run_dir.open()
+    run_dir.data.symlink_to(keep)
+    run_dir.close()
+    assert (keep / "links").read_text() == "rows"
