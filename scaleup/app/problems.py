@@ -1,0 +1,89 @@
+"""Errors as problem details (RFC 9457): every answer with a status from 400 on has this body.
+
+    Content-Type: application/problem+json
+    {"type": "about:blank", "title": "Not Found", "status": 404, "detail": "there is no link 'x'"}
+
+`about:blank` means: the status says what kind of problem it is (§4.2.1). A problem with one member of what
+the client sent has that member's name in `field`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from http import HTTPStatus
+
+from aiohttp import web
+
+from scaleup.app.links import InvalidLinkError
+from scaleup.app.pool import DatabaseAwayError
+
+log = logging.getLogger(__name__)
+
+RETRY_AFTER_SECONDS = 1
+"""What a 503 advises: about as long as a restart of the database takes."""
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class ProblemError(Exception):
+    """Raised by a view, answered by the middleware."""
+
+    def __init__(
+        self, status: int, detail: str, *, field: str | None = None, headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(detail)
+        self.status, self.detail, self.field, self.headers = status, detail, field, headers
+
+
+def problem(
+    status: int, detail: str, *, field: str | None = None, headers: Mapping[str, str] | None = None
+) -> web.Response:
+    """The response. `detail`: a sentence for the person who made the request."""
+    body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
+    if field is not None:
+        body["field"] = field
+    return web.Response(
+        status=status,
+        headers=headers,
+        content_type="application/problem+json",
+        body=json.dumps(body).encode(),
+    )
+
+
+def unavailable(detail: str) -> web.Response:
+    return problem(503, detail, headers={"Retry-After": str(RETRY_AFTER_SECONDS)})
+
+
+@web.middleware
+async def answer_problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Whatever a view raises becomes a problem."""
+    try:
+        return await handler(request)
+    except ProblemError as error:
+        return problem(error.status, error.detail, field=error.field, headers=error.headers)
+    except InvalidLinkError as error:
+        return problem(400, f"{error.field} {error}", field=error.field)
+    except DatabaseAwayError:
+        # Told to the log by the pool's on_change, once and not for each request.
+        return unavailable("the database does not answer; whether a change was stored is not known")
+    except web.HTTPException as error:
+        return _from_aiohttp(request, error)
+    except Exception:
+        log.exception("%s %s failed", request.method, request.path)
+        return problem(500, "an error of the application; its log says more")
+
+
+def _from_aiohttp(request: web.Request, error: web.HTTPException) -> web.StreamResponse:
+    if error.status < 400:
+        raise error
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        allowed = ", ".join(sorted(error.allowed_methods))
+        detail = f"{request.path} takes {allowed}, not {error.method}"
+        return problem(405, detail, headers={"Allow": allowed})  # RFC 9110 §15.5.6
+    if isinstance(error, web.HTTPNotFound):
+        return problem(404, f"there is nothing at {request.path}")
+    if isinstance(error, web.HTTPRequestEntityTooLarge):
+        return problem(413, f"the body may have {request.client_max_size} bytes")
+    return problem(error.status, error.text or error.reason)

@@ -1,0 +1,123 @@
+"""The HTTP server of an application process: aiohttp with bounds, and what every response carries.
+
+Limits: a request's head may have 8 KiB a line, its body MAX_BODY_BYTES; a connection that is idle, or that
+has not sent a whole head, for KEEPALIVE_SECONDS is closed. A client that goes away does not cancel what was
+begun for it (aiohttp's default): a link is stored or not, whoever is still listening.
+
+What breaks HTTP is answered by aiohttp with 400 and the end of the connection; it becomes a problem like
+every other error, and a line of the log instead of a traceback.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Sequence
+
+from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
+from prometheus_client import CollectorRegistry, Counter
+
+from scaleup.app.problems import answer_problems, problem
+from scaleup.app.views import Views
+
+log = logging.getLogger(__name__)
+access_log = logging.getLogger("scaleup.app.access")
+
+MAX_BODY_BYTES = 16 * 1024
+"""A URL of 2048 characters, escaped as JSON in the longest way (\\uXXXX), has 12 KiB."""
+MAX_LINE_BYTES = 8190
+KEEPALIVE_SECONDS = 30.0
+"""Also the time for a request's head. Longer than proxies keep idle connections (aiohttp's client: 15 s), so
+that it is they who close, and never we while a request is on its way."""
+
+
+LINGERING_SECONDS = 1.0
+"""How long a body that nobody wants is still read, so that the client sees the answer and not a reset."""
+
+
+class _Handler(RequestHandler):
+    """One connection."""
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """A request that is not HTTP. (What fails in a view is answered by `answer_problems`.)"""
+        if status < 500:
+            log.info("%s sent what is not HTTP: %s", request.remote, message or exc)
+        else:
+            log.error("a request of %s failed", request.remote, exc_info=exc)
+        response = problem(status, message or "this is not HTTP" if status < 500 else "the log says more")
+        response.headers["Server"] = "scaleup"
+        response.force_close()
+        return response
+
+
+class HttpServer:
+    """Serves the views. `name` stands in `X-Served-By` of every response.
+
+    `grace`: seconds that `stop` gives to requests in progress.
+    """
+
+    def __init__(
+        self,
+        views: Views,
+        *,
+        name: str,
+        registry: CollectorRegistry,
+        grace: float = 1.0,
+        log_access: bool = False,
+    ) -> None:
+        self._name = name
+        self._draining = False
+        self._responses = Counter(
+            "scaleup_app_responses_total", "Responses by status", ["status"], registry=registry
+        )
+        application = web.Application(middlewares=[answer_problems], client_max_size=MAX_BODY_BYTES)
+        application.add_routes(views.routes())
+        application.on_response_prepare.append(self._prepare)
+        self._access_log = access_log if log_access else None
+        self._runner = web.AppRunner(application, shutdown_timeout=grace)
+        self._servers: list[asyncio.Server] = []
+
+    async def start(self, sockets: Sequence[socket.socket]) -> None:
+        """Accept connections on those listening sockets, which are ours from now on."""
+        await self._runner.setup()
+        loop = asyncio.get_running_loop()
+        for sock in sockets:
+            self._servers.append(await loop.create_server(self._connection, sock=sock))
+
+    def drain(self) -> None:
+        """From now on each response ends its connection, so that the next request goes elsewhere."""
+        self._draining = True
+
+    async def stop(self) -> None:
+        """Accept nothing more, and let requests in progress finish."""
+        for server in self._servers:
+            server.close()
+        await self._runner.cleanup()
+
+    def _connection(self) -> _Handler:
+        assert self._runner.server is not None
+        return _Handler(
+            self._runner.server,
+            loop=asyncio.get_running_loop(),
+            keepalive_timeout=KEEPALIVE_SECONDS,
+            lingering_time=LINGERING_SECONDS,
+            max_line_size=MAX_LINE_BYTES,
+            max_field_size=MAX_LINE_BYTES,
+            access_log=self._access_log,  # type: ignore[arg-type] # None turns it off, though not in its type
+        )
+
+    async def _prepare(self, _request: web.Request, response: web.StreamResponse) -> None:
+        response.headers["X-Served-By"] = self._name
+        response.headers["Server"] = "scaleup"  # aiohttp would tell versions
+        if self._draining:
+            response.force_close()
+            response.headers["Connection"] = "close"  # aiohttp has written this header before it asks us
+        self._responses.labels(str(response.status)).inc()

@@ -1,0 +1,84 @@
+"""Watching over the database: wait for it, bring its schema up to date, see it go and come back.
+
+The application listens from the beginning. While the database is not ready it answers 503, and /readyz says
+why. Only what no waiting can cure ends the process, and only at its start: a refused password, a schema
+newer than the code.
+
+When a request finds the database away, we ask again every RETRY_SECONDS until it is back, and look at its
+schema once more: it may have been replaced by an empty one (`scaleup.db` without --data).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from scaleup.app.migrate import migrate
+from scaleup.app.pool import DatabaseAwayError, DatabaseRefusesError, Pool
+from scaleup.errors import StartupError
+
+log = logging.getLogger(__name__)
+
+RETRY_SECONDS = 0.25
+"""Between tries: with the pool's time-out it bounds how late we see the database come back."""
+
+
+class Watch:
+    """`reason`: None while the database can be used, else why it cannot.
+
+    `tell(state)` is called with `away` and `back`.
+    """
+
+    def __init__(self, pool: Pool, tell: Callable[[str], None] = lambda _state: None) -> None:
+        self.reason: str | None = "the database has not answered yet"
+        self._pool, self._tell = pool, tell
+        self._wake = asyncio.Event()
+        pool.on_away = self._found_away
+
+    async def run(self) -> None:
+        """Until cancelled. Raises StartupError when the database cannot become usable by waiting."""
+        try:
+            await self._until_usable()
+        except DatabaseRefusesError as error:
+            raise StartupError(self._refusal(error)) from None
+        while True:
+            await self._wake.wait()
+            try:
+                await self._until_usable(patient=True)
+            except StartupError as error:  # a newer version of us has migrated: that is its business
+                log.warning("%s", error)
+                self._become_usable()
+
+    async def _until_usable(self, *, patient: bool = False) -> None:
+        """`patient`: a refusal is waited for as well; a password may be in the middle of being changed."""
+        while True:
+            try:
+                await migrate(self._pool)
+            except DatabaseAwayError as error:
+                if isinstance(error, DatabaseRefusesError) and not patient:
+                    raise
+                self._found_away(str(error))
+            else:
+                return self._become_usable()
+            await asyncio.sleep(RETRY_SECONDS)
+
+    def _found_away(self, reason: str) -> None:
+        if not self._wake.is_set():
+            log.warning("the database is away: %s", reason)
+            self._tell("away")
+        self.reason = reason
+        self._wake.set()
+
+    def _become_usable(self) -> None:
+        if self._wake.is_set():
+            log.info("the database can be used")
+            self._tell("back")
+        self.reason = None
+        self._wake.clear()
+
+    def _refusal(self, error: DatabaseRefusesError) -> str:
+        return (
+            f"the database refuses the user {self._pool.address.user!r}: {error}; see --database, and "
+            "--database-password-file or the environment variable SCALEUP_APP_DATABASE_PASSWORD"
+        )

@@ -1,0 +1,241 @@
+"""A private MariaDB or MySQL: a data directory of its own, nothing read from the system's configuration.
+
+Before it accepts anybody it reads an init-file, which makes the database, its one user, and that user's
+password as we were told this time. The server's root is local-only: MariaDB's logs in through the socket in
+the data directory, as the system user that runs the server; MySQL's gets a password that nobody knows.
+
+As root the server runs as somebody else: who owns the data, or `mysql`, or `nobody`.
+
+MySQL (`mysqld`) is written by its manual and has not been tried: Debian does not have it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import pwd
+import secrets
+import shutil
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+
+import aiomysql
+from pymysql.err import Error
+
+from scaleup.db.directory import DataDirectory
+from scaleup.db.engines import PROGRAMS, Choice
+from scaleup.db.program import Program
+from scaleup.db.settings import DbSettings
+from scaleup.errors import StartupError
+from scaleup.net.sockets import endpoint_of
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.05
+LOGIN_SECONDS = 2.0
+# Debian puts servers where an unprivileged user's PATH does not look.
+MORE_PATHS = ("/usr/sbin", "/usr/local/sbin", "/usr/libexec")
+
+RIGHTS = "SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, DROP, INDEX, REFERENCES"
+"""What an application needs for its data and its migrations."""
+
+_SMALL = (
+    "--innodb-buffer-pool-size=32M",
+    "--key-buffer-size=1M",
+    "--max-connections=200",
+    "--table-open-cache=400",
+    "--performance-schema=OFF",
+    "--skip-name-resolve",
+    "--skip-log-bin",
+)
+_SMALL_MARIADB = ("--innodb-log-file-size=8M", "--aria-pagecache-buffer-size=1M")
+_THROW_AWAY = ("--innodb-flush-log-at-trx-commit=0", "--innodb-doublewrite=0")
+"""Nobody reads the data after a crash when the directory is temporary."""
+
+
+def find(name: str) -> str | None:
+    """The path of a program."""
+    return shutil.which(name, path=os.pathsep.join((os.environ.get("PATH", os.defpath), *MORE_PATHS)))
+
+
+def installed() -> dict[str, str]:
+    """The servers that are there, with their paths. MariaDB's link named mysqld is not MySQL."""
+    found = {name: path for name in PROGRAMS.values() if (path := find(name)) is not None}
+    if "mariadb" in Path(found.get("mysqld", "")).resolve().name:
+        del found["mysqld"]
+    return found
+
+
+class ServerEngine:
+    """mariadbd or mysqld; the methods are explained in __main__.Engine."""
+
+    def __init__(self, choice: Choice, settings: DbSettings, directory: DataDirectory) -> None:
+        assert choice.program is not None
+        self._program_path, self._is_mariadb = choice.program, choice.engine == "mariadb"
+        self._settings, self._directory = settings, directory
+        self._password = settings.user_password()
+        self._data = directory.of(choice.engine)
+        self._endpoint = settings.listen
+        self._user: str | None = None
+        self._server: Program | None = None
+
+    async def start(self, sock: socket.socket) -> str:
+        self._endpoint = endpoint_of(sock)  # it was free: now it is the server's
+        sock.close()
+        if os.geteuid() == 0:
+            self._user = _somebody_else(self._data)
+            self._directory.give_to(self._user)
+        try:
+            async with asyncio.timeout(self._settings.start_timeout):
+                if not self._data.exists():
+                    await self._install()
+                init_file = self._write(self._data / "init.sql", self._init_statements())
+                try:
+                    self._server = await Program.start(
+                        self._arguments(init_file), user=self._user, directory=self._data
+                    )
+                    return await self._until_it_accepts()
+                finally:
+                    init_file.unlink()  # it has the password
+        except TimeoutError:
+            raise StartupError(
+                f"{self._program_path} is not ready after {self._settings.start_timeout:g} s; see --start-timeout"
+            ) from None
+
+    async def check(self) -> str | None:
+        try:
+            await self._ask_version()
+        except (Error, TimeoutError) as error:
+            return f"it does not accept SQL: {error!r}"
+        return None
+
+    async def wait(self) -> None:
+        assert self._server is not None
+        code = await self._server.wait()
+        raise StartupError(f"{self._server.name} has ended (code {code}):\n{self._server.tail}")
+
+    async def stop(self, grace: float) -> None:
+        if self._server is not None:
+            await self._server.stop(grace)
+
+    async def _install(self) -> None:
+        """Make a data directory, under another name until it is whole."""
+        unfinished = self._data.with_name(f"{self._data.name}.unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(mode=0o700)
+        self._own(unfinished)
+        installer = await Program.start(
+            self._install_arguments(unfinished), user=self._user, directory=unfinished
+        )
+        try:
+            code = await installer.wait()
+        finally:
+            await installer.stop(0)
+        if code != 0:
+            raise StartupError(f"{installer.name} failed (code {code}) in {unfinished}:\n{installer.tail}")
+        unfinished.rename(self._data)
+
+    def _install_arguments(self, path: Path) -> Sequence[str]:
+        if not self._is_mariadb:
+            return (self._program_path, "--no-defaults", "--initialize-insecure", f"--datadir={path}")
+        script = find("mariadb-install-db")
+        if script is None:
+            raise StartupError("mariadb-install-db is not installed; on Debian: apt install mariadb-server")
+        return (
+            script,
+            "--no-defaults",
+            f"--datadir={path}",
+            "--auth-root-authentication-method=socket",
+            f"--auth-root-socket-user={self._user or pwd.getpwuid(os.geteuid()).pw_name}",
+            "--skip-test-db",
+            "--skip-name-resolve",
+            "--innodb-log-file-size=8M",
+        )
+
+    def _arguments(self, init_file: Path) -> list[str]:
+        return [
+            self._program_path,
+            "--no-defaults",
+            f"--datadir={self._data}",
+            "--socket=server.sock",  # in the data directory; a whole path may be too long for a socket
+            f"--pid-file={self._data / 'server.pid'}",
+            f"--tmpdir={self._data}",
+            f"--bind-address={self._endpoint.host}",
+            f"--port={self._endpoint.port}",
+            f"--init-file={init_file}",
+            *_SMALL,
+            *(_SMALL_MARIADB if self._is_mariadb else ("--mysqlx=OFF",)),
+            *(() if self._directory.keep else _THROW_AWAY),
+        ]
+
+    def _init_statements(self) -> str:
+        """One statement a line, as an init-file wants it."""
+        settings = self._settings
+        user, password = f"'{settings.user}'@'%'", _quoted(self._password)
+        pattern = settings.database.replace("_", r"\_")  # in a GRANT, _ stands for any character
+        statements = [
+            f"CREATE DATABASE IF NOT EXISTS `{settings.database}` CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
+            f"CREATE USER IF NOT EXISTS {user}",
+            f"ALTER USER {user} IDENTIFIED BY {password}",
+            f"GRANT {RIGHTS} ON `{pattern}`.* TO {user}",
+        ]
+        if not self._is_mariadb:
+            statements.append(f"ALTER USER 'root'@'localhost' IDENTIFIED BY '{secrets.token_hex()}'")
+        return "".join(f"{statement};\n" for statement in statements)
+
+    async def _until_it_accepts(self) -> str:
+        assert self._server is not None
+        while not self._server.ended:
+            try:
+                return await self._ask_version()
+            except (Error, TimeoutError):
+                await asyncio.sleep(POLL_SECONDS)
+        code = await self._server.wait()
+        raise StartupError(f"{self._server.name} did not start (code {code}):\n{self._server.tail}")
+
+    async def _ask_version(self) -> str:
+        settings = self._settings
+        anywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+        async with asyncio.timeout(LOGIN_SECONDS):
+            connection = await aiomysql.connect(
+                host=anywhere.get(self._endpoint.host, self._endpoint.host),
+                port=self._endpoint.port,
+                user=settings.user,
+                password=self._password.encode().decode("latin1"),  # aiomysql encodes it as latin1
+                db=settings.database,
+            )
+            try:
+                async with connection.cursor() as cursor:
+                    await cursor.execute("SELECT VERSION()")
+                    (version,) = await cursor.fetchone()
+                await connection.ensure_closed()
+            finally:
+                connection.close()
+        return str(version).partition("-")[0]
+
+    def _write(self, path: Path, text: str) -> Path:
+        path.unlink(missing_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with open(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        self._own(path)
+        return path
+
+    def _own(self, path: Path) -> None:
+        if self._user is not None:
+            shutil.chown(path, self._user)
+
+
+def _somebody_else(data: Path) -> str:
+    """Whom a server that is started by root runs as."""
+    if data.exists() and (owner := data.stat().st_uid) != 0:
+        return pwd.getpwuid(owner).pw_name
+    known = {entry.pw_name for entry in pwd.getpwall()}
+    return next((name for name in ("mysql", "nobody") if name in known), "nobody")
+
+
+def _quoted(text: str) -> str:
+    """A string literal of MySQL's."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "''") + "'"

@@ -1,0 +1,88 @@
+"""What the database process can be told."""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import AfterValidator, Field, SecretStr, model_validator
+
+from scaleup.config import EndpointField, EnvironmentOnly, Flag, Seconds, TierSettings
+from scaleup.net.addresses import Endpoint
+
+
+def first_line(path: Path) -> str:
+    """A password file's content. Raises OSError, UnicodeDecodeError."""
+    return path.read_text(encoding="utf-8").partition("\n")[0].rstrip("\r")
+
+
+def _readable(path: Path | None) -> Path | None:
+    if path is not None:
+        try:
+            first_line(path)
+        except OSError as error:
+            raise ValueError(f"cannot be read: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise ValueError("is not UTF-8") from None
+    return path
+
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]{1,32}$")]
+"""A name that needs no quoting in SQL, and that MySQL takes as a user's (32 characters)."""
+
+
+class DbSettings(TierSettings):
+    """A database server: a private MariaDB (or MySQL) with one database and one user, or, where none is
+    installed, an embedded engine for trying things out."""
+
+    tier: ClassVar[str] = "db"
+    examples: ClassVar[str] = """
+examples:
+  python -m scaleup.db                                            on loopback, for trying things out
+  SCALEUP_DB_PASSWORD=… python -m scaleup.db --listen 0.0.0.0:3306 --data /srv/scaleup
+"""
+
+    listen: Annotated[EndpointField, Flag("ADDRESS:PORT", "traffic")] = Field(
+        Endpoint("127.0.0.1", 3306), description="accept clients here"
+    )
+    engine: Annotated[Literal["auto", "mariadb", "mysql", "embedded"], Flag(None, "database")] = Field(
+        "auto", description="auto: the one whose data are there, else MariaDB, MySQL, embedded, as installed"
+    )
+    data: Annotated[Path | None, Flag("DIR", "database")] = Field(
+        None, description="keep the data here (default: a temporary directory, removed at the end)"
+    )
+    database: Annotated[Name, Flag("NAME", "database")] = Field(
+        "scaleup", description="this database is made if it is not there"
+    )
+    user: Annotated[Name, Flag("NAME", "database")] = Field(
+        "scaleup", description="this user is made, and may do everything with the database and nothing else"
+    )
+    password_file: Annotated[Path | None, AfterValidator(_readable), Flag("FILE", "database")] = Field(
+        None, description="the user's password is the first line of this file (or SCALEUP_DB_PASSWORD)"
+    )
+    password: Annotated[SecretStr, EnvironmentOnly()] = Field(
+        SecretStr(""), description="the user's password, if there is no file"
+    )
+    start_timeout: Annotated[Seconds, Flag("SECONDS", "database")] = Field(
+        60.0, description="how long the server may take to start; after a crash it repairs its data first"
+    )
+    drain: Annotated[float, Flag("SECONDS", "this process")] = Field(
+        3.0, ge=0, le=3600, description="on SIGTERM, how long the server may take to end before it is killed"
+    )
+
+    @model_validator(mode="after")
+    def _guarded(self) -> DbSettings:
+        address = self.listen.address
+        if address is None:
+            raise ValueError(f"--listen {self.listen}: write an IP address, not a name")
+        if not self.user_password() and not ipaddress.ip_address(address).is_loopback:
+            raise ValueError(
+                f"--listen {self.listen}: other hosts can connect, so the user needs a password: put one into a "
+                "file and say --password-file FILE, or into SCALEUP_DB_PASSWORD; or listen on 127.0.0.1"
+            )
+        return self
+
+    def user_password(self) -> str:
+        """The password; empty when there is none."""
+        return first_line(self.password_file) if self.password_file else self.password.get_secret_value()

@@ -1,0 +1,77 @@
+"""Databases of each kind, a pool and a store on one, and an application process in this loop."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+import uvloop
+from app_harness import App, database_servers, make_pool, run_app
+from database_servers import DatabaseServer
+from needs import requires
+
+from scaleup.app.migrate import migrate
+from scaleup.app.pool import Pool
+from scaleup.app.store import Store
+
+ENGINES = [pytest.param("mariadb", marks=requires("mariadbd")), "embedded"]
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    return {"uvloop": uvloop.new_event_loop}  # as in production
+
+
+@pytest.fixture(scope="session", params=ENGINES)
+def running(request: pytest.FixtureRequest) -> Iterator[DatabaseServer]:
+    with database_servers.database(request.param) as server:
+        yield server
+
+
+@pytest.fixture
+def database(running: DatabaseServer) -> DatabaseServer:
+    running.empty()
+    return running
+
+
+@pytest.fixture(scope="session")
+def running_mariadb() -> Iterator[DatabaseServer]:
+    """Tests that use it carry `requires("mariadbd")`."""
+    with database_servers.database("mariadb") as server:
+        yield server
+
+
+@pytest.fixture
+def mariadb(running_mariadb: DatabaseServer) -> DatabaseServer:
+    running_mariadb.empty()
+    return running_mariadb
+
+
+@pytest.fixture
+def data_directory() -> Iterator[Path]:
+    """Where mariadbd can come in when root starts it, as it cannot in pytest's own directories."""
+    with tempfile.TemporaryDirectory() as path:
+        yield Path(path)
+
+
+@pytest.fixture
+async def pool(database: DatabaseServer) -> AsyncIterator[Pool]:
+    async with make_pool(database) as pool:
+        yield pool
+
+
+@pytest.fixture
+async def store(pool: Pool) -> Store:
+    await migrate(pool)
+    return Store(pool)
+
+
+@pytest.fixture
+async def app(database: DatabaseServer) -> AsyncIterator[App]:
+    async with run_app(database) as app:
+        await app.until_ready()
+        yield app

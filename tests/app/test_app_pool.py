@@ -1,0 +1,246 @@
+"""The pool: what aiomysql's own gets wrong, one test for each, and what it does when nobody answers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+from app_harness import make_pool, until
+from database_servers import PASSWORD, DatabaseServer, free_port
+from needs import requires
+from pymysql.err import OperationalError, ProgrammingError
+
+from scaleup.app.address import DatabaseAddress
+from scaleup.app.pool import DatabaseAwayError, DatabaseBusyError, DatabaseRefusesError, Pool
+from scaleup.net.addresses import Endpoint
+
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], object]
+
+
+async def ask(pool: Pool, sql: str = "SELECT 1") -> object:
+    async with pool.cursor() as cursor:
+        await cursor.execute(sql)
+        row = await cursor.fetchone()
+    return row[0]
+
+
+@contextlib.asynccontextmanager
+async def listening(handler: Handler, *, timeout: float = 0.3) -> AsyncIterator[Pool]:
+    """A pool whose database is `handler`."""
+    server = await asyncio.start_server(handler, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    pool = Pool(DatabaseAddress("u", Endpoint(host, port), "d"), "", size=2, timeout=timeout)
+    async with server:
+        yield pool
+        await pool.close()
+
+
+async def test_a_connection_is_used_again(pool: Pool) -> None:
+    assert await ask(pool, "SELECT CONNECTION_ID()") == await ask(pool, "SELECT CONNECTION_ID()")
+    assert (pool.in_use, pool.idle) == (0, 1)
+
+
+async def test_no_more_connections_than_its_size(pool: Pool) -> None:
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(20):
+            tasks.create_task(ask(pool))
+    assert pool.in_use == 0
+    assert pool.idle <= pool.size
+
+
+async def test_who_waits_goes_on_when_a_connection_comes_back_inside_a_transaction(
+    database: DatabaseServer,
+) -> None:
+    async with make_pool(database, size=1) as pool:
+        async with asyncio.TaskGroup() as tasks, pool.cursor() as cursor:
+            await cursor.connection.begin()
+            first = cursor.connection.thread_id()
+            waiting = tasks.create_task(ask(pool, "SELECT CONNECTION_ID()"))
+            await asyncio.sleep(0)
+        assert waiting.result() != first  # that one was closed, which rolls its transaction back
+
+
+async def test_who_waits_goes_on_when_a_query_is_cancelled(database: DatabaseServer) -> None:
+    with database.connection() as other, other.cursor() as cursor:
+        cursor.execute("SELECT GET_LOCK('x', 0)")
+        async with make_pool(database, size=1) as pool, asyncio.TaskGroup() as tasks:
+            cancelled = tasks.create_task(ask(pool, "SELECT GET_LOCK('x', 60)"))
+            await until(lambda: pool.in_use == 1)
+            waiting = tasks.create_task(ask(pool))
+            await asyncio.sleep(0)
+            cancelled.cancel()
+            assert await waiting == 1
+
+
+async def test_who_waits_goes_on_when_the_one_before_gives_up_just_as_it_is_its_turn(
+    database: DatabaseServer,
+) -> None:
+    async with make_pool(database, size=1) as pool, asyncio.TaskGroup() as tasks:
+        async with pool.cursor():
+            giving_up = tasks.create_task(ask(pool))
+            waiting = tasks.create_task(ask(pool))
+            await asyncio.sleep(0)
+        giving_up.cancel()  # woken, and has not run yet
+        assert await waiting == 1
+
+
+async def test_who_waits_goes_on_when_the_one_before_cannot_connect(database: DatabaseServer) -> None:
+    """Three wait for the only slot; each gets it in turn although none gets a connection."""
+    address = DatabaseAddress("scaleup", Endpoint("127.0.0.1", free_port()), "scaleup")
+    pool = Pool(address, "", size=1, timeout=1.0)
+    begun = time.monotonic()
+    results = await asyncio.gather(*(ask(pool) for _ in range(3)), return_exceptions=True)
+    assert all(isinstance(result, DatabaseAwayError) for result in results)
+    assert time.monotonic() - begun < 0.5
+
+
+async def test_200_cancellations_leave_the_pool_whole(pool: Pool) -> None:
+    chance = random.Random(7)
+    for _ in range(200):
+        task = asyncio.create_task(ask(pool))  # noqa: TID251 - awaited below
+        for _ in range(chance.randrange(12)):
+            await asyncio.sleep(0)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+    assert pool.in_use == 0
+    async with asyncio.TaskGroup() as tasks:
+        answers = [tasks.create_task(ask(pool)) for _ in range(pool.size)]
+    assert [answer.result() for answer in answers] == [1] * pool.size
+
+
+async def test_a_server_that_accepts_and_says_nothing_costs_the_time_out_however_many_wait() -> None:
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    async with listening(silent) as pool:  # as the kernel does for a stopped one
+        begun = time.monotonic()
+        results = await asyncio.gather(*(ask(pool) for _ in range(10)), return_exceptions=True)
+        assert 0.25 < time.monotonic() - begun < 0.8
+        assert all(isinstance(result, DatabaseAwayError) for result in results)
+
+
+async def test_a_server_that_stops_in_mid_query_costs_the_time_out(database: DatabaseServer) -> None:
+    async with make_pool(database, timeout=0.3) as pool:
+        assert await ask(pool) == 1
+        with database.paused():
+            begun = time.monotonic()
+            with pytest.raises(DatabaseAwayError, match=r"no answer within 0\.3 s"):
+                await ask(pool)
+            assert time.monotonic() - begun < 0.6
+        assert await ask(pool) == 1
+
+
+async def test_when_one_connection_does_not_answer_the_idle_ones_are_not_tried_one_by_one(
+    database: DatabaseServer,
+) -> None:
+    async with make_pool(database, timeout=0.3) as pool:
+        async with pool.cursor(), pool.cursor():
+            pass
+        assert pool.idle == 2
+        with database.paused(), pytest.raises(DatabaseAwayError):
+            await ask(pool)
+        assert pool.idle == 0
+
+
+async def test_what_is_not_mysql_is_the_database_being_away() -> None:
+    async def http(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n" + bytes(9000000))
+        writer.close()
+
+    async def nothing(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    async def garbage(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"\x05\0\0\0\x0a8.0\0")
+        writer.close()
+
+    for handler in (http, nothing, garbage):
+        async with listening(handler, timeout=2) as pool:
+            with pytest.raises(DatabaseAwayError, match=r"127\.0\.0\.1:\d+: "):
+                await ask(pool)
+
+
+async def test_a_connection_that_died_while_idle_is_not_used(pool: Pool, database: DatabaseServer) -> None:
+    async with pool.cursor() as cursor:
+        await cursor.execute("SELECT 1")
+        connection = cursor.connection
+    connection._writer.write_eof()  # the server closes its side, too
+    await until(lambda: connection._reader is None or connection._reader.eof_received)
+    assert await ask(pool) == 1
+
+
+async def test_every_read_is_fresh(pool: Pool, database: DatabaseServer) -> None:
+    """Without autocommit the first SELECT would fix what a connection sees."""
+    database.execute("CREATE TABLE links (id BIGINT NOT NULL PRIMARY KEY)")
+    assert await ask(pool, "SELECT COUNT(*) FROM links") == 0
+    database.execute("INSERT INTO links (id) VALUES (1)")
+    assert await ask(pool, "SELECT COUNT(*) FROM links") == 1
+
+
+@requires("mariadbd")
+async def test_a_server_cannot_ask_for_our_files(mariadb: DatabaseServer) -> None:
+    mariadb.execute("CREATE TABLE links (line TEXT)")
+    async with make_pool(mariadb) as pool:
+        with pytest.raises(OperationalError):
+            await ask(pool, "LOAD DATA LOCAL INFILE '/etc/passwd' INTO TABLE links")
+
+
+async def test_warnings_of_sql_are_not_asked_for(pool: Pool) -> None:
+    async with pool.cursor() as cursor:
+        await cursor.execute("DROP TABLE IF EXISTS nosuch")  # a note; aiomysql would warnings.warn
+
+
+async def test_errors_of_sql_are_not_taken_for_the_database_being_away(pool: Pool) -> None:
+    reasons: list[str] = []
+    pool.on_away = reasons.append
+    with pytest.raises(ProgrammingError):
+        await ask(pool, "SELEC 1")
+    assert not reasons
+    assert await ask(pool) == 1
+
+
+@requires("mariadbd")
+@pytest.mark.parametrize(
+    ("code", "error", "is_away"),
+    [(1213, DatabaseBusyError, False), (1205, DatabaseBusyError, False), (1290, DatabaseAwayError, True)],
+)
+async def test_what_may_succeed_later(
+    mariadb: DatabaseServer, code: int, error: type[DatabaseAwayError], is_away: bool
+) -> None:
+    async with make_pool(mariadb) as pool:
+        reasons: list[str] = []
+        pool.on_away = reasons.append
+        with pytest.raises(error):
+            await ask(pool, f"SIGNAL SQLSTATE '45000' SET MYSQL_ERRNO = {code}")
+        assert bool(reasons) == is_away
+        assert await ask(pool) == 1
+
+
+async def test_a_wrong_password_is_a_refusal(database: DatabaseServer) -> None:
+    async with make_pool(database, password="wrong") as pool:
+        with pytest.raises(DatabaseRefusesError, match="Access denied"):
+            await ask(pool)
+
+
+async def test_a_missing_table_means_that_the_database_is_not_ours_yet(pool: Pool) -> None:
+    with pytest.raises(DatabaseAwayError, match="no tables of ours"):
+        await ask(pool, "SELECT id FROM links")
+
+
+async def test_a_closed_pool_keeps_nothing(database: DatabaseServer) -> None:
+    async with make_pool(database) as pool:
+        async with pool.cursor():
+            await pool.close()
+        assert pool.idle == 0
+
+
+def test_the_password_of_these_tests_is_one_that_goes_wrong_easily() -> None:
+    assert not PASSWORD.isascii()
+    assert "'" in PASSWORD
+    assert "\\" in PASSWORD

@@ -1,0 +1,111 @@
+"""The store, the same on every engine."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime
+
+import pytest
+from database_servers import DatabaseServer
+
+from scaleup.app.links import Link
+from scaleup.app.pool import Pool
+from scaleup.app.store import CodeTakenError, Store
+
+URL = "https://example.org/?q='%s'\\"[:-1]
+NOW = datetime(2026, 1, 31, 12, 0, 0, 123456)
+
+
+async def test_what_is_added_is_there(store: Store) -> None:
+    added = await store.add("abc", URL, NOW)
+    assert added == Link(added.id, "abc", URL, 0, NOW)
+    assert await store.get("abc") == added
+
+
+async def test_a_time_without_microseconds_comes_back(store: Store) -> None:
+    whole = NOW.replace(microsecond=0)
+    assert await store.add("abc", URL, whole) == await store.get("abc")
+
+
+async def test_a_code_is_given_once(store: Store) -> None:
+    await store.add("abc", URL, NOW)
+    with pytest.raises(CodeTakenError):
+        await store.add("abc", "https://other.example/", NOW)
+    link = await store.get("abc")
+    assert link is not None
+    assert link.url == URL
+
+
+async def test_upper_and_lower_case_are_two_codes(store: Store) -> None:
+    await store.add("abc", URL, NOW)
+    await store.add("ABC", "https://other.example/", NOW)
+    assert await store.visit("abc") == URL
+    assert await store.visit("ABC") == "https://other.example/"
+    assert await store.get("Abc") is None
+
+
+async def test_pages_go_from_the_newest_to_the_oldest(store: Store) -> None:
+    links = [await store.add(f"c{number}", URL, NOW) for number in range(5)]
+    links.reverse()
+    assert await store.page(2) == links[:2]
+    assert await store.page(2, after=links[1].id) == links[2:4]
+    assert await store.page(2, after=links[3].id) == links[4:]
+    assert await store.page(2, after=links[4].id) == []
+    assert await store.page(10) == links
+
+
+async def test_a_page_does_not_shift_when_links_come_and_go(store: Store) -> None:
+    links = [await store.add(f"c{number}", URL, NOW) for number in range(4)]
+    await store.add("new", URL, NOW)
+    await store.delete("c2")  # the one that the first page ended with
+    assert await store.page(2, after=links[2].id) == [links[1], links[0]]
+
+
+async def test_deleting(store: Store) -> None:
+    await store.add("abc", URL, NOW)
+    assert await store.delete("abc")
+    assert not await store.delete("abc")
+    assert await store.get("abc") is None
+    again = await store.add("abc", URL, NOW)
+    assert await store.get("abc") == again
+
+
+async def test_visits_are_counted_each(store: Store) -> None:
+    await store.add("abc", URL, NOW)
+    async with asyncio.TaskGroup() as tasks:
+        visits = [tasks.create_task(store.visit("abc")) for _ in range(20)]
+    assert {visit.result() for visit in visits} == {URL}
+    link = await store.get("abc")
+    assert link is not None
+    assert link.clicks == 20
+    assert await store.visit("nosuch") is None
+
+
+async def test_who_answers(store: Store, database: DatabaseServer) -> None:
+    server = await store.who()
+    assert server.engine == database.engine
+    assert server.engine in server.version.lower()
+    assert server.connection > 0
+    await store.ping()
+
+
+async def test_concurrent_writers_of_one_code(store: Store) -> None:
+    async def add(number: int) -> bool:
+        try:
+            await store.add("abc", f"https://example.org/{number}", NOW)
+        except CodeTakenError:
+            return False
+        return True
+
+    assert sum(await asyncio.gather(*(add(number) for number in range(10)))) == 1
+
+
+async def test_the_longest_link(store: Store) -> None:
+    url = "https://example.org/".ljust(2048, "x")
+    await store.add("x" * 32, url, NOW)
+    assert await store.visit("x" * 32) == url
+
+
+async def test_the_pool_has_everything_back(store: Store, pool: Pool) -> None:
+    await store.add("abc", URL, NOW)
+    assert pool.in_use == 0
