@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import pytest
-from needs import requires as requires
+import uvloop
+
+uvloop.new_event_loop().close()  # libuv opens a pipe for the life of the process: no test's leak
+
+LOOPS: Mapping[str, Callable[[], asyncio.AbstractEventLoop]] = {
+    "asyncio": asyncio.new_event_loop,
+    "uvloop": uvloop.new_event_loop,
+}
+ON_BOTH_LOOPS = ("upstream", "web", "lb", "net", "processes")
+"""Folders whose asyncio tests run on both loops, because what they test touches sockets on either."""
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    return LOOPS if item.path.parent.name in ON_BOTH_LOOPS else {"asyncio": LOOPS["asyncio"]}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

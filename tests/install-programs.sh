@@ -6,7 +6,8 @@ missing=""
 add() { command -v "$1" >/dev/null 2>&1 || missing="$missing $2"; }
 add mariadbd mariadb-server
 add chromium chromium
-add curl curl
+add haproxy haproxy
+add nginx nginx-light
 [ -z "$missing" ] && exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
     echo "installing:$missing"

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from ipaddress import ip_network
-from pathlib import Path
 from typing import Annotated, ClassVar
 
-from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator, SecretStr
+from pydantic import Field, PlainSerializer, PlainValidator, SecretStr
 from pydantic_core import PydanticCustomError
 
 from scaleup.app.address import DatabaseAddress, PasswordInUrlError
-from scaleup.config import EndpointField, EnvironmentOnly, Flag, NetworkField, Seconds, TierSettings
+from scaleup.config import (
+    EndpointField,
+    EnvironmentOnly,
+    Flag,
+    NetworkField,
+    Seconds,
+    SecretFile,
+    TierSettings,
+    read_secret,
+)
 from scaleup.net.addresses import Endpoint
 
 PRIVATE_NETWORKS = tuple(
@@ -42,22 +50,6 @@ DatabaseField = Annotated[
 ]
 
 
-def first_line(path: Path) -> str:
-    """A password file's content. Raises OSError, UnicodeDecodeError."""
-    return path.read_text(encoding="utf-8").partition("\n")[0].rstrip("\r")
-
-
-def _readable(path: Path | None) -> Path | None:
-    if path is not None:
-        try:
-            first_line(path)
-        except OSError as error:
-            raise ValueError(f"cannot be read: {error.strerror}") from None
-        except UnicodeDecodeError:
-            raise ValueError("is not UTF-8") from None
-    return path
-
-
 class AppSettings(TierSettings):
     """An application server: the link shortener's HTTP interface, in front of its database."""
 
@@ -82,8 +74,8 @@ example:
         description="mysql://USER@HOST:PORT/DATABASE; the password comes from a file or "
         "SCALEUP_APP_DATABASE_PASSWORD",
     )
-    database_password_file: Annotated[Path | None, AfterValidator(_readable), Flag("FILE", "database")] = (
-        Field(None, description="the password is the first line of this file")
+    database_password_file: Annotated[SecretFile, Flag("FILE", "database")] = Field(
+        None, description="the password is the first line of this file"
     )
     database_password: Annotated[SecretStr, EnvironmentOnly()] = Field(
         SecretStr(""), description="the password, if there is no file"
@@ -99,5 +91,5 @@ example:
     def password(self) -> str:
         """The password; empty when there is none."""
         if self.database_password_file is not None:
-            return first_line(self.database_password_file)
+            return read_secret(self.database_password_file)
         return self.database_password.get_secret_value()

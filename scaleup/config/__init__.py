@@ -11,10 +11,11 @@ The way of a value, in reading order:
     model     the declaration: TierSettings, Flag, and the types of fields
     sources   where values come from; each keeps its origin (`--listen`, `cluster.toml:12`)
     toml      the file, and the line of a key in it
+    secrets   passwords in files
     faults    what is wrong, all of it at once, each with its origin and "did you mean"
     load      argparse from the model; --check, --print-config, --version; the sources merged
 
-Why pydantic: docs/decisions/0002-settings.md.
+Why pydantic: docs/decisions/0001-settings.md.
 """
 
 from scaleup.config.load import Loaded, load
@@ -26,6 +27,7 @@ from scaleup.config.model import (
     Seconds,
     TierSettings,
 )
+from scaleup.config.secrets import SecretFile, read_secret
 
 __all__ = [
     "EndpointField",
@@ -34,6 +36,8 @@ __all__ = [
     "Loaded",
     "NetworkField",
     "Seconds",
+    "SecretFile",
     "TierSettings",
     "load",
+    "read_secret",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,11 @@ class _HelpFormatter(RawDescriptionRichHelpFormatter):
 
 def make_parser(model: type[TierSettings]) -> argparse.ArgumentParser:
     """Options stay text here: the model converts and validates values from every source alike."""
+    command = f"python -m scaleup.{model.tier}" if model.tier != "up" else "python -m scaleup up"
     parser = argparse.ArgumentParser(
-        prog=f"python -m scaleup.{model.tier}" if model.tier != "up" else "python -m scaleup up",
-        description=(model.__doc__ or "").strip(),
+        prog=command,
+        usage=f"{command} [OPTION ...]",  # all of them would hide the error that they stand before
+        description=inspect.cleandoc(model.__doc__ or ""),
         epilog=model.examples.strip("\n") or None,
         formatter_class=_HelpFormatter,
         allow_abbrev=False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,9 +37,7 @@ def load(model: type[S], argv: Sequence[str], environment: Mapping[str, str] | N
     parser = make_parser(model)
     arguments, unknown = parser.parse_known_args(argv)
     if unknown:
-        flags = [option for action in parser._actions for option in action.option_strings]
-        word = unknown[0].partition("=")[0]
-        parser.error(f"no such option: {word}{did_you_mean(word, flags)}")
+        parser.error(_unknown(model, parser, unknown[0].partition("=")[0]))
     flags_given = {name: value for name, value in vars(arguments).items() if name in model.model_fields}
     layers = _layers(model, flags_given, environment, arguments.config)
     loaded = _merge(model, layers)
@@ -51,13 +50,22 @@ def load(model: type[S], argv: Sequence[str], environment: Mapping[str, str] | N
     return loaded
 
 
+def _unknown(model: type[TierSettings], parser: argparse.ArgumentParser, word: str) -> str:
+    for name, info in model.model_fields.items():
+        if word == option_name(name) and flag_of(info) is None:
+            variable = variable_name(model.tier, name)
+            return f"{word}: every user can read the arguments of a process: set the variable {variable}"
+    flags = [option for action in parser._actions for option in action.option_strings]
+    return f"no such option: {word}{did_you_mean(word, flags)}"
+
+
 def _layers(
     model: type[TierSettings], flags: dict[str, Any], environment: Mapping[str, str], config: Path | None
 ) -> list[Layer]:
     """The sources, the strongest first."""
     layers: list[Layer] = [FlagLayer(flags), EnvironmentLayer(model, environment)]
-    if config is None and "SCALEUP_CONFIG" in environment:
-        config = Path(environment["SCALEUP_CONFIG"])
+    if config is None and (variable := environment.get("SCALEUP_CONFIG")):
+        config = Path(variable)
     if config is not None:
         node = next((layer.values["node"] for layer in layers if "node" in layer.values), "")
         layers += table_layers(model, TomlFile(config), node)
@@ -71,8 +79,9 @@ def _merge(model: type[S], layers: list[Layer]) -> Loaded[S]:
         settings = model.model_validate({name: layer.values[name] for name, layer in chosen.items()})
     except ValidationError as error:
         for problem in error.errors():
-            path = tuple(problem["loc"])
-            faults.append(_fault(model, chosen, path, problem["msg"].removeprefix("Value error, ")))
+            message = problem["msg"].removeprefix("Value error, ")
+            secret = problem["type"] == "secret"
+            faults.append(_fault(model, chosen, tuple(problem["loc"]), message, secret=secret))
     if faults:
         raise configuration_error(faults)
     names = model.model_fields
@@ -80,7 +89,9 @@ def _merge(model: type[S], layers: list[Layer]) -> Loaded[S]:
     return Loaded(settings, origins)
 
 
-def _fault(model: type[TierSettings], chosen: dict[str, Layer], path: tuple[Any, ...], message: str) -> Fault:
+def _fault(
+    model: type[TierSettings], chosen: dict[str, Layer], path: tuple[Any, ...], message: str, *, secret: bool
+) -> Fault:
     if not path:
         return Fault("", message)
     name = str(path[0])
@@ -96,14 +107,13 @@ def _fault(model: type[TierSettings], chosen: dict[str, Layer], path: tuple[Any,
             given = given[key]
         except (LookupError, TypeError):
             break  # the rest of the path is inside what a validator made of the text
-    if flag_of(model.model_fields[name]) is None:
-        given = "…"  # a secret is not repeated in an error
-    shown = message if repr(given) in message else f"{message} (given: {given!r})"
+    secret |= flag_of(model.model_fields[name]) is None
+    shown = message if secret or repr(given) in message else f"{message} (given: {given!r})"
     return Fault(chosen[name].origin(path), f"{name}: {shown}")
 
 
 def render(loaded: Loaded[S]) -> str:
-    """The settings as a TOML table, with the origin of each value as a comment."""
+    """The settings as a TOML table, with the origin of each value as a comment. Secrets are left out."""
     import tomlkit  # only --print-config needs it
 
     settings = loaded.settings
@@ -114,4 +124,7 @@ def render(loaded: Loaded[S]) -> str:
             document.add(tomlkit.comment(f"{name} is not set"))
         elif name != "node":  # said by the table's name
             document.add(name, tomlkit.item(value).comment(loaded.origins[name]))
+    for name, origin in loaded.origins.items():
+        if flag_of(type(settings).model_fields[name]) is None and origin != "default":
+            document.add(tomlkit.comment(f"{name} is set by {origin} and not shown"))
     return f"[{prefix}]\n{tomlkit.dumps(document)}"

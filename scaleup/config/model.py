@@ -7,7 +7,15 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic.fields import FieldInfo
 
 from scaleup.net.addresses import Endpoint
@@ -23,7 +31,11 @@ class Flag:
 
 @dataclass(frozen=True, slots=True)
 class EnvironmentOnly:
-    """Marks a secret: it may come from the environment, never from argv, which every user can read."""
+    """Marks a secret: it comes from the environment or the file, never from argv, which every user can read.
+
+    It is not repeated in errors and not part of `table()`. A validator that finds a secret in another field
+    raises PydanticCustomError("secret", …), so that its value is not repeated either.
+    """
 
 
 def _endpoint(value: object) -> Endpoint:
@@ -93,14 +105,26 @@ class TierSettings(BaseModel):
         None, description="append the log to this file, opened again on SIGUSR2 (default: stderr)"
     )
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _of_the_right_kind(cls, value: object, info: ValidationInfo) -> object:
+        """Pydantic reads `true` as the number 1, and does not say what to write instead of one string."""
+        field = cls.model_fields[str(info.field_name)]
+        if isinstance(value, bool) and field.annotation is not bool:
+            raise ValueError("this is not a yes-or-no setting")
+        if isinstance(value, str) and is_repeatable(field):
+            raise ValueError(f'write a list, ["{value}"]')
+        return value
+
     @property
     def name(self) -> str:
         """The name of this process: `node`, or the tier's name."""
         return self.node or self.tier
 
     def table(self) -> dict[str, Any]:
-        """The values as TOML or JSON would hold them."""
-        return self.model_dump(mode="json")
+        """The values as TOML or JSON would hold them, without secrets. `model_validate` reads it back."""
+        secrets = {name for name, info in type(self).model_fields.items() if flag_of(info) is None}
+        return self.model_dump(mode="json", exclude=secrets)
 
 
 def flag_of(info: FieldInfo) -> Flag | None:

@@ -60,13 +60,14 @@ class TableLayer(Layer):
             name = ".".join(map(str, prefix))
             self.faults.append(Fault(file.origin(prefix), f"{name}: write a table, [{name}]"))
             return
+        settable = [name for name in model.model_fields if name != "node"]  # which led to this table
         for key, value in table.items():
-            if key == "node":
+            if key == "node" and len(prefix) == 1:
                 continue  # the tables of the nodes
-            if key in model.model_fields:
+            if key in settable:
                 self.values[key] = value
             else:
-                hint = did_you_mean(key, model.model_fields)
+                hint = did_you_mean(key, settable)
                 name = ".".join(map(str, (*prefix, key)))
                 self.faults.append(Fault(self.origin((key,)), f"{name}: no such key{hint}"))
 

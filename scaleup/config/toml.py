@@ -2,11 +2,13 @@
 
 tomllib gives values, and the line of a syntax error, but no positions of keys. They follow from a property
 of TOML: the first lines of a file are a file. So a key stands where the shortest parseable beginning that
-has it ends. Asked only when there is something to say: a fault, or --print-config.
+has it ends; inside an array of several lines a beginning becomes parseable when we close the array, which
+finds its elements as well. Asked only when there is something to say: a fault, or --print-config.
 """
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterator
 from functools import cached_property
@@ -24,15 +26,17 @@ class TomlFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._text = path.read_text(encoding="utf-8")
+            self._text = path.read_bytes().decode("utf-8")  # line ends as they are: tomllib knows CRLF
         except OSError as error:
             raise ConfigurationError(f"{path}: cannot be read: {error.strerror}; see --config") from None
         except UnicodeDecodeError as error:
             raise ConfigurationError(f"{path}: byte {error.start} is not UTF-8, as TOML must be") from None
         try:
             self.values: dict[str, Any] = tomllib.loads(self._text)
-        except tomllib.TOMLDecodeError as error:
-            raise ConfigurationError(f"{path}: not TOML: {error}") from None
+        except (ValueError, RecursionError) as error:  # Python's own limits, beside TOMLDecodeError
+            place = re.search(r"\(at line (\d+), column \d+\)$", str(error))
+            origin = f"{path}:{place[1]}" if place else str(path)
+            raise ConfigurationError(f"{origin}: not TOML: {error}") from None
 
     def origin(self, key: KeyPath) -> str:
         """`FILE:LINE` of the key, or of the nearest one around it, or only `FILE`."""
@@ -42,13 +46,12 @@ class TomlFile:
 
     @cached_property
     def _lines(self) -> dict[KeyPath, int]:
-        lines = self._text.splitlines()
+        lines = self._text.split("\n")  # not splitlines(): TOML has no other ends of lines
         found: dict[KeyPath, int] = {}
         start = 0  # lines before this one are accounted for
         for end in range(1, len(lines) + 1):
-            try:
-                beginning = tomllib.loads("\n".join(lines[:end]))
-            except tomllib.TOMLDecodeError:
+            beginning = _parsed("\n".join(lines[:end]) + "\n")
+            if beginning is None:
                 continue  # inside a value of several lines
             while start < end - 1 and lines[start].lstrip()[:1] in ("", "#"):
                 start += 1
@@ -56,6 +59,16 @@ class TomlFile:
                 found.setdefault(key, start + 1)
             start = end
         return found
+
+
+def _parsed(text: str) -> dict[str, Any] | None:
+    """The values of the first lines of a file; None when they end inside a value that is no array."""
+    for completed in (text, text + "]"):
+        try:
+            return tomllib.loads(completed)
+        except tomllib.TOMLDecodeError:
+            continue
+    return None
 
 
 def _keys(value: object, path: KeyPath) -> Iterator[KeyPath]:

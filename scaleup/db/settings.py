@@ -6,27 +6,18 @@ import ipaddress
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, model_validator
 
-from scaleup.config import EndpointField, EnvironmentOnly, Flag, Seconds, TierSettings
+from scaleup.config import (
+    EndpointField,
+    EnvironmentOnly,
+    Flag,
+    Seconds,
+    SecretFile,
+    TierSettings,
+    read_secret,
+)
 from scaleup.net.addresses import Endpoint
-
-
-def first_line(path: Path) -> str:
-    """A password file's content. Raises OSError, UnicodeDecodeError."""
-    return path.read_text(encoding="utf-8").partition("\n")[0].rstrip("\r")
-
-
-def _readable(path: Path | None) -> Path | None:
-    if path is not None:
-        try:
-            first_line(path)
-        except OSError as error:
-            raise ValueError(f"cannot be read: {error.strerror}") from None
-        except UnicodeDecodeError:
-            raise ValueError("is not UTF-8") from None
-    return path
-
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]{1,32}$")]
 """A name that needs no quoting in SQL, and that MySQL takes as a user's (32 characters)."""
@@ -58,7 +49,7 @@ examples:
     user: Annotated[Name, Flag("NAME", "database")] = Field(
         "scaleup", description="this user is made, and may do everything with the database and nothing else"
     )
-    password_file: Annotated[Path | None, AfterValidator(_readable), Flag("FILE", "database")] = Field(
+    password_file: Annotated[SecretFile, Flag("FILE", "database")] = Field(
         None, description="the user's password is the first line of this file (or SCALEUP_DB_PASSWORD)"
     )
     password: Annotated[SecretStr, EnvironmentOnly()] = Field(
@@ -85,4 +76,4 @@ examples:
 
     def user_password(self) -> str:
         """The password; empty when there is none."""
-        return first_line(self.password_file) if self.password_file else self.password.get_secret_value()
+        return read_secret(self.password_file) if self.password_file else self.password.get_secret_value()

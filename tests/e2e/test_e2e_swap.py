@@ -1,0 +1,114 @@
+"""The tiers can be exchanged: HAProxy and nginx, with the files in deploy/, serve the same stack."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from e2e.running import RunningStack, start_stack, stop_stack
+from needs import SEARCH_PATH, requires
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(90), requires("haproxy", "nginx")]
+
+ROOT = Path(__file__).parents[2]
+PREFIX = "127.0.84"
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[RunningStack]:
+    running = start_stack(PREFIX, "--lbs", "1", "--engine", "embedded")
+    try:
+        yield running
+    finally:
+        stop_stack(running)
+
+
+def configuration(name: str, folder: Path) -> Path:
+    """The shipped file, with the addresses of this test's stack and its temporary files in `folder`."""
+    text = (ROOT / "deploy" / name).read_text()
+    text = text.replace("127.0.0.", f"{PREFIX}.").replace("/tmp/scaleup-nginx", f"{folder}/nginx")
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+@contextlib.contextmanager
+def running(arguments: list[str], url: str) -> Iterator[None]:
+    process = subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={"PATH": SEARCH_PATH}, cwd=ROOT
+    )
+    try:
+        deadline = time.monotonic() + 20
+        while True:
+            with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=1):
+                break
+            assert process.poll() is None, process.communicate()[0].decode()
+            assert time.monotonic() < deadline
+        yield
+    finally:
+        process.terminate()
+        try:
+            process.communicate(timeout=10)
+        finally:
+            process.kill()
+            process.wait()
+
+
+def assert_serves(url: str, served_by: str) -> None:
+    """The page, a link made, found, followed and deleted."""
+    with urllib.request.urlopen(f"{url}/", timeout=5) as page:
+        assert b"<html" in page.read()
+    body = json.dumps({"url": "http://example.com/swap", "code": "swap"}).encode()
+    create = urllib.request.Request(f"{url}/api/links", body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(create, timeout=5) as created:
+        assert created.status == 201
+        assert served_by in created.headers["X-Served-By"]
+    with urllib.request.urlopen(f"{url}/api/links/swap", timeout=5) as found:
+        assert json.load(found)["url"] == "http://example.com/swap"
+    delete = urllib.request.Request(f"{url}/api/links/swap", method="DELETE")
+    with urllib.request.urlopen(delete, timeout=5) as deleted:
+        assert deleted.status == 204
+
+
+def test_haproxy_in_place_of_the_load_balancer(stack: RunningStack, tmp_path: Path) -> None:
+    url = f"http://{PREFIX}.101:8080"
+    path = configuration("haproxy.cfg", tmp_path)
+    with running(["haproxy", "-db", "-f", str(path)], url):
+        assert_serves(url, "web")
+
+
+def test_nginx_in_place_of_a_web_server(stack: RunningStack, tmp_path: Path) -> None:
+    url = f"http://{PREFIX}.29:8080"
+    path = configuration("nginx.conf", tmp_path)
+    with running(["nginx", "-p", str(ROOT), "-c", str(path), "-g", "daemon off;"], url):
+        assert_serves(url, "app")
+
+
+def test_the_example_cluster_is_valid() -> None:
+    environment = {"SCALEUP_DB_PASSWORD": "x" * 16, "SCALEUP_APP_DATABASE_PASSWORD": "x" * 16}
+    for tier, node in (("lb", "lb1"), ("lb", "lb2"), ("web", "web1"), ("app", "app2"), ("db", "db")):
+        checked = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                f"scaleup.{tier}",
+                "--config",
+                "deploy/cluster.toml",
+                "--node",
+                node,
+                "--check",
+            ],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            env={"PATH": SEARCH_PATH, **environment},
+            check=False,
+        )
+        assert (checked.returncode, checked.stderr) == (0, "")
