@@ -25,7 +25,7 @@ soak: $(VENV)/.dev
 	$(BIN)/python -m pytest -m soak --soak $(ARGS)
 
 bench: $(VENV)/.dev
-	$(BIN)/python bench/stack.py $(ARGS)
+	$(BIN)/python bench/proxy.py $(ARGS)
 
 # What is installed is locked with hashes; `make lock` renews the lock from pyproject.toml.
 lock: $(VENV)/.dev

@@ -7,14 +7,8 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 
 import pytest
-import uvloop
+from loops import LOOPS
 
-uvloop.new_event_loop().close()  # libuv opens a pipe for the life of the process: no test's leak
-
-LOOPS: Mapping[str, Callable[[], asyncio.AbstractEventLoop]] = {
-    "asyncio": asyncio.new_event_loop,
-    "uvloop": uvloop.new_event_loop,
-}
 ON_BOTH_LOOPS = ("upstream", "web", "lb", "net", "processes")
 """Folders whose asyncio tests run on both loops, because what they test touches sockets on either."""
 

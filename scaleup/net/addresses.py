@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
@@ -22,19 +23,21 @@ class Endpoint:
 
         With `default_port` the port may be missing. Raises ValueError that says what to write instead.
         """
+        if not text.strip():
+            raise ValueError("it is empty: write HOST:PORT, for example 10.0.0.1:8080")
         host, port = _split(text.strip())
         if port is None:
             if default_port is None:
                 raise ValueError(f"{text!r} has no port: write HOST:PORT, for example 10.0.0.1:8080")
             number = default_port
-        elif port.isascii() and port.isdigit() and int(port) <= 65535:
+        elif re.fullmatch("[0-9]{1,5}", port) and int(port) <= 65535:
             number = int(port)
         else:
             raise ValueError(f"{port!r} in {text!r} is not a port: write a number from 0 to 65535")
-        host = host or "0.0.0.0"  # as nginx and HAProxy read ":80"
-        if not _is_host(host):
+        canonical = _canonical(host or "0.0.0.0")  # as nginx and HAProxy read ":80"
+        if canonical is None:
             raise ValueError(f"{host!r} in {text!r} is neither an IP address nor a host name")
-        return cls(host, number)
+        return cls(canonical, number)
 
     @property
     def address(self) -> IPv4Address | IPv6Address | None:
@@ -51,7 +54,7 @@ class Endpoint:
 def _split(text: str) -> tuple[str, str | None]:
     if text.startswith("["):
         host, bracket, rest = text[1:].partition("]")
-        if not bracket or (rest and not rest.startswith(":")):
+        if not bracket or ":" not in host or (rest and not rest.startswith(":")):
             raise ValueError(f"{text!r} is not an endpoint: write [IPV6]:PORT")
         return host, rest[1:] if rest else None
     if text.count(":") > 1:
@@ -60,14 +63,15 @@ def _split(text: str) -> tuple[str, str | None]:
     return host, port if colon else None
 
 
-def _is_host(host: str) -> bool:
+def _canonical(host: str) -> str | None:
+    """One address has one spelling, so that nodes that write it differently agree; None: not a host."""
     try:
-        ip_address(host)
+        return str(ip_address(host))
     except ValueError:
-        labels = host.rstrip(".").split(".")
+        labels = host.removesuffix(".").split(".")
         looks_numeric = all(label.isdigit() for label in labels)  # 10.0.0.256 is a mistake, not a name
-        return not looks_numeric and len(host) <= 253 and all(map(_is_label, labels))
-    return True
+        is_name = not looks_numeric and len(host) <= 253 and all(map(_is_label, labels))
+        return host if is_name else None
 
 
 def _is_label(label: str) -> bool:

@@ -31,9 +31,9 @@ def bound(endpoint: Endpoint, option: str, *, reuse_port: bool = False, free: bo
     listen. `free`: bind although no interface has the address yet, as a standby must. `option` names
     the setting in the StartupError that a failure raises.
     """
-    sock = socket.socket(family_of(endpoint), socket.SOCK_STREAM)
+    sock = None
     try:
-        sock.setblocking(False)
+        sock = socket.socket(family_of(endpoint), socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted sockets inherit it
         if sock.family == socket.AF_INET6:
@@ -46,7 +46,8 @@ def bound(endpoint: Endpoint, option: str, *, reuse_port: bool = False, free: bo
             sock.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, 1)
         sock.bind((endpoint.host, endpoint.port))
     except OSError as error:
-        sock.close()
+        if sock is not None:
+            sock.close()
         raise StartupError(f"{option} {endpoint}: {error.strerror}{_cure(error)}") from None
     return sock
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from scaleup.errors import StartupError
 from scaleup.net.addresses import Endpoint
+from scaleup.net.sockets import endpoint_of, listening
+
+log = logging.getLogger(__name__)
 
 
 class Admin:
@@ -23,13 +26,13 @@ class Admin:
         application.router.add_get("/metrics", self._metrics)
         self._runner = web.AppRunner(application, access_log=None, keepalive_timeout=15, shutdown_timeout=0.5)
 
-    async def start(self, endpoint: Endpoint) -> None:
+    async def start(self, endpoint: Endpoint) -> Endpoint:
+        """Returns where it listens. Raises StartupError."""
+        sock = listening(endpoint, "--admin")
         await self._runner.setup()
-        try:
-            await web.TCPSite(self._runner, endpoint.host, endpoint.port).start()
-        except OSError as error:
-            await self.stop()
-            raise StartupError(f"--admin {endpoint}: {error.strerror}; choose another address") from None
+        await web.SockSite(self._runner, sock).start()
+        log.info("/healthz, /readyz and /metrics on http://%s", endpoint_of(sock))
+        return endpoint_of(sock)
 
     async def stop(self) -> None:
         await self._runner.cleanup()

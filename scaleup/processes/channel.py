@@ -70,6 +70,13 @@ class Channel:
             log.error("the other side of a channel has not read %d messages: giving it up", len(self._queue))
             self._lost()
 
+    def finish(self) -> None:
+        """Deliver what the other side, which has ended, has still said; then close."""
+        try:
+            self._readable()
+        finally:
+            self.close()
+
     def close(self) -> None:
         """Close our end; `on_close` is not called."""
         if not self._open:
@@ -78,9 +85,7 @@ class Channel:
         self._loop.remove_reader(self._socket)
         self._loop.remove_writer(self._socket)
         self._socket.close()
-        for _, descriptors in self._queue:
-            _close_all(descriptors)
-        self._queue.clear()
+        self._discard_queue()
 
     def _lost(self) -> None:
         if self._open:
@@ -97,26 +102,46 @@ class Channel:
                     self._socket.send(data)
             except BlockingIOError:
                 return None
-            except OSError:
+            except (BrokenPipeError, ConnectionResetError):
+                self._discard_queue()  # nobody hears us; the reader finds the end, after what was said before
+                break
+            except OSError as error:
+                log.error("a channel failed: %s", error)
                 return self._lost()
             _close_all(descriptors)
             self._queue.popleft()
         self._loop.remove_writer(self._socket)
         return None
 
+    def _discard_queue(self) -> None:
+        for _, descriptors in self._queue:
+            _close_all(descriptors)
+        self._queue.clear()
+
     def _readable(self) -> None:
+        # All at once: after an error libuv does not call us again (uv__poll_io).
+        while self._open and self._receive():
+            pass
+
+    def _receive(self) -> bool:
+        """Receive one message, or the end. False when there is nothing to receive now."""
         try:
-            data, descriptors, _, _ = socket.recv_fds(
-                self._socket, MAX_MESSAGE_BYTES, MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
-            )
+            data, descriptors, _, _ = socket.recv_fds(self._socket, MAX_MESSAGE_BYTES, MAX_DESCRIPTORS)
         except BlockingIOError:
-            return None
-        except OSError:
+            return False
+        except ConnectionResetError:
+            return True  # the other side ended with messages of ours unread; what it said itself comes next
+        except OSError as error:
+            log.error("a channel failed: %s", error)
             data, descriptors = b"", []
-        if not data:
-            return self._lost()
-        fields = json.loads(data)
-        return self._on_message(Message(fields.pop("kind"), fields, tuple(descriptors)))
+        for descriptor in descriptors:
+            os.set_inheritable(descriptor, False)  # recv_fds() does not pass MSG_CMSG_CLOEXEC on
+        if data:
+            fields = json.loads(data)
+            self._on_message(Message(fields.pop("kind"), fields, tuple(descriptors)))
+        else:
+            self._lost()
+        return True
 
 
 def _close_all(descriptors: list[int]) -> None:

@@ -62,10 +62,16 @@ class Child:
         finally:
             theirs.close()
         self.pid = self._process.pid
+        try:
+            self._pidfd = os.pidfd_open(self.pid)
+        except OSError:
+            self._process.kill()
+            self._process.wait()
+            ours.close()
+            raise
         self.returncode: int | None = None
         self._ended = asyncio.Event()
         self._channel = Channel(ours, on_message, lambda: None)  # its death is told by the pidfd
-        self._pidfd = os.pidfd_open(self.pid)
         self._loop.add_reader(self._pidfd, self._exited)
         running.add(self)
 
@@ -104,15 +110,20 @@ class Child:
             return
         self._loop.remove_reader(self._pidfd)
         os.close(self._pidfd)
-        self._channel.close()
         self.returncode = returncode
         running.discard(self)
-        self._ended.set()
-        self._on_exit(returncode)
+        try:
+            self._channel.finish()
+        finally:
+            self._ended.set()
+            self._on_exit(returncode)
 
 
 def describe(returncode: int) -> str:
     """`exit code 1` or `killed by SIGKILL`."""
-    if returncode < 0:
+    if returncode >= 0:
+        return f"exit code {returncode}"
+    try:
         return f"killed by {signal.Signals(-returncode).name}"
-    return f"exit code {returncode}"
+    except ValueError:  # real-time signals have no names
+        return f"killed by signal {-returncode}"

@@ -14,6 +14,9 @@ log = logging.getLogger(__name__)
 SHORT_LIFE_SECONDS = 1.0
 """A child that lived shorter than this waits as long before it is started again."""
 
+START_SECONDS = 30.0
+"""Until a child's first `ready`: an interpreter on a very slow machine."""
+
 
 class Keeper:
     """Keeps one child running, from `start` to `stop`.
@@ -21,7 +24,7 @@ class Keeper:
     `spawn(on_exit)` starts the child and hands it `on_exit`; `on_death(how)` is told of each death that
     nobody asked for, before the child is started again. The owner calls `was_ready` when the child has
     said so: a child that dies before it was ever ready would only die again, so `first_ready` raises
-    StartupError instead.
+    StartupError instead, as it does when the child takes too long.
     """
 
     def __init__(
@@ -33,13 +36,18 @@ class Keeper:
         self._spawn, self._on_death = spawn, on_death
         self._loop = asyncio.get_running_loop()
         self._first_ready: asyncio.Future[None] = self._loop.create_future()
+        self._first_ready.add_done_callback(asyncio.Future.exception)  # nobody has to ask for it
         self._stopping = False
         self._started_at = 0.0
         self._again: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
+        """Raises StartupError when the system can start no process."""
         self._started_at = self._loop.time()
-        self.child = self._spawn(self._exited)
+        try:
+            self.child = self._spawn(self._exited)
+        except OSError as error:
+            raise StartupError(f"{self.name} cannot be started: {error.strerror}") from None
 
     def was_ready(self) -> None:
         self.is_ready = True
@@ -47,7 +55,12 @@ class Keeper:
             self._first_ready.set_result(None)
 
     async def first_ready(self) -> None:
-        await asyncio.shield(self._first_ready)
+        """Raises StartupError."""
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                await asyncio.shield(self._first_ready)
+        except TimeoutError:
+            raise StartupError(f"{self.name} was not ready within {START_SECONDS:g} s; see its log") from None
 
     def expect_exit(self) -> None:
         """From now on the child's end is wanted."""
@@ -63,15 +76,21 @@ class Keeper:
 
     def _exited(self, returncode: int) -> None:
         self.is_ready = False
-        if self._stopping:
-            return
         how = describe(returncode)
         if not self._first_ready.done():
             self._first_ready.set_exception(StartupError(f"{self.name} did not start: {how}; see its log"))
             self._stopping = True
+        if self._stopping:
             return
         lived = self._loop.time() - self._started_at
         delay = 0.0 if lived >= SHORT_LIFE_SECONDS else SHORT_LIFE_SECONDS
         log.error("%s died (%s): starting it again%s", self.name, how, f" in {delay:g} s" if delay else "")
         self._on_death(how)
-        self._again = self._loop.call_later(delay, self.start)
+        self._again = self._loop.call_later(delay, self._start_again)
+
+    def _start_again(self) -> None:
+        try:
+            self.start()
+        except StartupError as error:
+            log.error("%s; trying again in %g s", error, SHORT_LIFE_SECONDS)
+            self._again = self._loop.call_later(SHORT_LIFE_SECONDS, self._start_again)

@@ -17,6 +17,8 @@ from scaleup.errors import ConfigurationError
 if TYPE_CHECKING:
     from scaleup.config import TierSettings
 
+log = logging.getLogger(__name__)
+
 _COLOURS = {"DEBUG": "thin", "INFO": "reset", "WARNING": "yellow", "ERROR": "red", "CRITICAL": "bold_red"}
 
 
@@ -44,7 +46,7 @@ def configure_with(name: str, log_format: str, level: str, file: Path | None) ->
         handler = logging.StreamHandler(sys.stderr)
     else:
         try:
-            handler = ReopeningFileHandler(file)
+            handler = ReopeningFileHandler(file, encoding="utf-8", errors="backslashreplace")
         except OSError as error:
             raise ConfigurationError(f"--log-file {file}: {error.strerror}") from None
     handler.setFormatter(_formatter(name, log_format, in_colour=file is None and _is_terminal()))
@@ -58,10 +60,19 @@ def configure_with(name: str, log_format: str, level: str, file: Path | None) ->
 
 
 def reopen() -> None:
-    """Open the log file again (SIGUSR2)."""
+    """Open the log file again (SIGUSR2). When that fails, the old one stays."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, ReopeningFileHandler):
-            handler.reopen()
+            try:
+                handler.reopen()
+            except OSError as error:
+                log.error("--log-file %s cannot be opened again: %s", handler.baseFilename, error.strerror)
+
+
+def is_on_stderr() -> bool:
+    """Whether what is logged appears on stderr, rather than in a file or, before `configure`, nowhere."""
+    handlers = logging.getLogger().handlers
+    return bool(handlers) and not any(isinstance(handler, ReopeningFileHandler) for handler in handlers)
 
 
 def _is_terminal() -> bool:

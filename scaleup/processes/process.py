@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -18,7 +19,6 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from scaleup.config import TierSettings, load
 from scaleup.errors import ScaleUpError, StartupError
 from scaleup.processes import children, logs
-from scaleup.processes.admin import Admin
 from scaleup.processes.channel import Channel, Message
 from scaleup.processes.notify import notify
 
@@ -45,6 +45,7 @@ class Process:
         self.on_message: Callable[[Message], None] = self._keep_first
         self._first: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         self._ready = False
+        self._signalled = False
         self._checks: list[Callable[[], Awaitable[str | None]]] = []
         self._parent = self._join_parent()
         self._watch_signals()
@@ -103,7 +104,13 @@ class Process:
             return None
         sock = socket.socket(fileno=int(descriptor))
         sock.set_inheritable(False)
-        return Channel(sock, lambda message: self.on_message(message), self._parent_died)
+        return Channel(sock, self._parent_says, self._parent_died)
+
+    def _parent_says(self, message: Message) -> None:
+        if message.kind == "reopen":
+            self._reopen_logs()
+        else:
+            self.on_message(message)
 
     def _parent_died(self) -> None:
         log.warning("the parent process is gone: stopping")
@@ -115,18 +122,25 @@ class Process:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(number, self._stop, number)
-        loop.add_signal_handler(signal.SIGUSR2, logs.reopen)
+        loop.add_signal_handler(signal.SIGUSR2, self._reopen_logs)
+
+    def _reopen_logs(self) -> None:
+        logs.reopen()
+        for child in list(children.running):
+            child.send("reopen")  # not the signal, which kills a child that does not watch for it yet
 
     def _stop(self, number: signal.Signals) -> None:
-        if self.stopping.is_set():
+        if not self._signalled:
+            self._signalled = True
+            log.info("%s: stopping", number.name)
+            notify("STOPPING=1")
+            self.stopping.set()
+        elif number != signal.SIGHUP:  # which a closing terminal may send twice
             log.warning("%s again: stopping at once", number.name)
             for child in list(children.running):
                 child.kill()
             logging.shutdown()
             os._exit(1)
-        log.info("%s: stopping", number.name)
-        notify("STOPPING=1")
-        self.stopping.set()
 
 
 def run(
@@ -140,14 +154,15 @@ def run(
 
     async def main(settings: S) -> None:
         process = Process(settings.name)
-        admin = Admin(process.registry, process.readiness)
-        try:
+        async with contextlib.AsyncExitStack() as stack:
+            stack.callback(process.close)
             if settings.admin is not None:
+                from scaleup.processes.admin import Admin  # a third of a process's start: only if wanted
+
+                admin = Admin(process.registry, process.readiness)
+                stack.push_async_callback(admin.stop)
                 await admin.start(settings.admin)
             await serve(settings, process)
-        finally:
-            await admin.stop()
-            process.close()
 
     try:
         settings = load(model, sys.argv[1:] if argv is None else argv).settings
@@ -196,22 +211,26 @@ def _run(main: Callable[[], Awaitable[None]], loop_factory: LoopFactory) -> NoRe
     except ScaleUpError as error:
         _exit(error)
     except BaseExceptionGroup as group:
-        if (told := group.subgroup(ScaleUpError)) is not None:
-            _exit(_first_leaf(told))
-        raise
+        told, bugs = group.split(ScaleUpError)
+        if told is None or bugs is not None:
+            raise
+        _exit(*_leaves(told))
     raise SystemExit(0)
 
 
-def _first_leaf(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
+def _leaves(group: BaseExceptionGroup[ScaleUpError]) -> Iterator[ScaleUpError]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
 
 
-def _exit(error: BaseException) -> NoReturn:
-    for line in str(error).splitlines():
+def _exit(*errors: ScaleUpError) -> NoReturn:
+    lines = [line for text in dict.fromkeys(map(str, errors)) for line in text.splitlines()]
+    for line in lines:
         if logging.getLogger().handlers:
             log.error("%s", line)
-        else:
-            print(f"scaleup: {line}", file=sys.stderr)  # noqa: T201 - before there are logs
-    raise SystemExit(error.exit_code if isinstance(error, ScaleUpError) else 1)
+        if not logs.is_on_stderr():
+            print(f"scaleup: {line}", file=sys.stderr)  # noqa: T201 - a person waits for it
+    raise SystemExit(max(error.exit_code for error in errors))

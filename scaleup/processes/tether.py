@@ -33,11 +33,7 @@ def command(arguments: Sequence[str], *, user: str | None = None) -> list[str]:
 def main() -> None:
     parent, user, *arguments = sys.argv[1:]
     if user != "-":
-        entry = pwd.getpwnam(user)
-        os.initgroups(user, entry.pw_gid)
-        os.setgid(entry.pw_gid)
-        os.setuid(entry.pw_uid)
-        os.environ["HOME"] = entry.pw_dir
+        _become(user)
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
@@ -47,6 +43,19 @@ def main() -> None:
         os.execvp(arguments[0], arguments)
     except OSError as error:
         raise SystemExit(f"{arguments[0]}: {error.strerror}") from None
+
+
+def _become(user: str) -> None:
+    try:
+        entry = pwd.getpwnam(user)
+        os.initgroups(user, entry.pw_gid)
+        os.setgid(entry.pw_gid)
+        os.setuid(entry.pw_uid)
+    except KeyError:
+        raise SystemExit(f"there is no user {user}") from None
+    except OSError as error:
+        raise SystemExit(f"cannot become the user {user}: {error.strerror}") from None
+    os.environ["HOME"] = entry.pw_dir
 
 
 if __name__ == "__main__":

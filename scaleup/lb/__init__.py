@@ -1,0 +1,23 @@
+"""The load balancer: a node of a few processes that relays TCP connections to a pool of servers.
+
+    node (parent)  reads the settings, opens the listening sockets, checks the servers' health,
+       │           exports the metrics; moves no user bytes
+       ├─ vrrp     the election, alone in its process (scaleup.vrrp.attached)
+       └─ worker…  accept → choose a server → dial → relay
+
+Reading order:
+
+    settings   what can be set
+    relay      one connection: bytes both ways, half-closes, resets, time-outs
+    waiting    the queue for a slot, when every server is at its maxconn
+    dial       reaching a server: choose, connect, retry, redispatch
+    accept     the listening sockets, and when connections are taken from them
+    worker     accept, dial, relay; what happens when the virtual address comes and goes
+    counters   the array in shared memory in which workers count and from which all read
+    node       the parent: sockets, health checks, children, the drain
+    metrics    HAProxy's names for what the counters hold
+
+Invariants: only workers touch user bytes. Only the node opens listening sockets, and it hands them down,
+so that a worker can die without losing a queued connection. Each worker writes its own row of the
+counters, so there are no locks. Whoever dies, the others know: the channels close.
+"""

@@ -1,0 +1,209 @@
+"""One worker of a load balancer: accept, choose, dial, relay.
+
+Started by the node, which hands it everything with the first message: the settings, the counters, and its
+own listening sockets, one for each endpoint. Sockets on a virtual address are bound and do not listen
+until the vrrp process says so to the kernel; the node then says `active`.
+
+When the virtual address leaves (`passive`), sessions that came through it cannot live on: from now on
+their packets go to the other node. They are reset on both sides, so that both peers know at once.
+
+Messages from the node: `init`, `active`, `passive`, `server` (up or down), `drain`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from scaleup.lb.accept import Acceptor, affordable
+from scaleup.lb.counters import Counters, Frontend, ServerColumn
+from scaleup.lb.dial import Dialler, NoServer, Reached
+from scaleup.lb.relay import Engine, Outcome, Relay, Timeouts
+from scaleup.lb.settings import LbSettings
+from scaleup.lb.waiting import WaitingRoom
+from scaleup.processes import Message, Process, Tasks, run_child
+from scaleup.processes.logs import LimitedLog
+from scaleup.upstream.balance import algorithm, client_key
+from scaleup.upstream.pool import Pool, Server
+
+log = logging.getLogger(__name__)
+
+LOG_EVERY_SECONDS = 5.0
+_LINGER_RESET = b"\x01\0\0\0\0\0\0\0"  # struct linger: on, 0 seconds
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """A client's connection, from accept to the end."""
+
+    client: socket.socket
+    elected: bool
+    """It came through a virtual address."""
+    task: asyncio.Task[None] | None = None
+    """Until the relay has begun."""
+    relay: Relay | None = None
+
+
+class Worker:
+    def __init__(self, init: Message, process: Process) -> None:
+        self._process = process
+        self._loop = asyncio.get_running_loop()
+        settings = self._settings = LbSettings.model_validate(init.fields["settings"])
+        row, rows = init.fields["row"], init.fields["rows"]
+        memory, wakers, sockets = _split(init.descriptors, rows)
+        self._row = row
+        self._counters = Counters(memory, rows, len(settings.server))
+        self._pool = self._make_pool(init.fields["up"])
+        self._waiting = WaitingRoom(self._counters, row, wakers, settings.queue, settings.timeout_queue)
+        self._dialler = Dialler(settings, self._pool, self._counters, row, self._waiting)
+        self._timeouts = Timeouts(
+            client=settings.timeout_client,
+            server=settings.timeout_server,
+            client_fin=settings.timeout_client_fin,
+            server_fin=settings.timeout_server_fin,
+        )
+        self._engine = Engine(self._loop)
+        self._tasks = Tasks()
+        self._limited = LimitedLog(log, LOG_EVERY_SECONDS, self._loop.time)
+        self._sessions: set[Session] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._maxconn = affordable(settings.maxconn, len(init.descriptors))
+        self._acceptor = Acceptor(
+            [socket.socket(fileno=descriptor) for descriptor in sockets],
+            len(settings.elected),
+            lambda: len(self._sessions) < self._maxconn,
+            self._accepted,
+        )
+        self._acceptor.start(elected=False)
+        if init.fields["active"]:
+            self._acceptor.start(elected=True)
+
+    # ----- what the node says ---------------------------------------------------------------------
+
+    def obey(self, message: Message) -> None:
+        match message.kind:
+            case "active" if not self._process.stopping.is_set():
+                self._acceptor.start(elected=True)
+            case "passive":
+                self.leave_address()
+            case "server":
+                self._pool.servers[message.fields["index"]].up = message.fields["up"]
+                self._waiting.wake()
+            case "drain":
+                self._process.stopping.set()
+
+    def leave_address(self) -> None:
+        self._acceptor.stop(elected=True)
+        self._kill([session for session in self._sessions if session.elected], "the address has left")
+
+    async def drain(self, seconds: float) -> None:
+        """Take what is in the kernel's queues, refuse the rest, let sessions end for `seconds`; then clean up."""
+        self._acceptor.finish()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._idle.wait()
+        except TimeoutError:
+            self._kill(list(self._sessions), "the drain time is over")
+        await self._idle.wait()
+        await self._tasks.cancel()
+        self._acceptor.close()
+        self._engine.close()
+        self._waiting.close()
+        self._counters.close()
+
+    # ----- one session ----------------------------------------------------------------------------
+
+    def _accepted(self, client: socket.socket, address: str, elected: bool) -> None:
+        session = Session(client, elected)
+        self._sessions.add(session)
+        self._idle.clear()
+        self._counters.add(self._row, Frontend.CURRENT)
+        self._counters.add(self._row, Frontend.TOTAL)
+        session.task = self._tasks.spawn(self._serve(session, address), name="session")
+        session.task.add_done_callback(lambda task: None if session.relay else self._reset(session))
+
+    async def _serve(self, session: Session, address: str) -> None:
+        """Reach a server and start the relay, which goes on by itself and ends in `_relayed`."""
+        try:
+            reached = await self._dialler.reach(client_key(address))
+        except NoServer as reason:
+            self._limited.warning("no server", f"connection of {address} refused: {reason}")
+            self._counters.add(self._row, Frontend.REFUSED)
+            return
+        self._dialler.count(reached.server, ServerColumn.TOTAL)
+        relay = Relay(
+            self._engine,
+            session.client,
+            reached.socket,
+            self._timeouts,
+            lambda outcome: self._relayed(session, reached, outcome),
+        )
+        relay.start()
+        session.relay = relay
+
+    def _relayed(self, session: Session, reached: Reached, outcome: Outcome) -> None:
+        self._dialler.count(reached.server, ServerColumn.BYTES_IN, outcome.bytes_in)
+        self._dialler.count(reached.server, ServerColumn.BYTES_OUT, outcome.bytes_out)
+        self._counters.add(self._row, Frontend.BYTES_IN, outcome.bytes_in)
+        self._counters.add(self._row, Frontend.BYTES_OUT, outcome.bytes_out)
+        self._counters.add(self._row, Frontend.PAUSES, outcome.pauses)
+        self._dialler.release(reached.server)
+        self._ended(session)
+
+    def _reset(self, session: Session) -> None:
+        """Close the client's socket so that it hears RST: it was never served."""
+        session.client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
+        session.client.close()
+        self._ended(session)
+
+    def _ended(self, session: Session) -> None:
+        self._sessions.discard(session)
+        self._counters.add(self._row, Frontend.CURRENT, -1)
+        if not self._sessions:
+            self._idle.set()
+        self._acceptor.resume()
+
+    def _kill(self, sessions: Sequence[Session], reason: str) -> None:
+        if sessions:
+            log.info("resetting %d connections: %s", len(sessions), reason)
+        self._counters.add(self._row, Frontend.KILLED, len(sessions))
+        for session in sessions:
+            if session.relay is not None:
+                session.relay.abort()
+            elif session.task is not None:
+                session.task.cancel()
+
+    def _make_pool(self, up: Sequence[bool]) -> Pool:
+        servers = [settings.server() for settings in self._settings.server]
+        for server, is_up in zip(servers, up, strict=True):
+            server.up = is_up
+        index = {id(server): number for number, server in enumerate(servers)}
+
+        def sessions(server: Server) -> int:
+            return self._counters.total_server(index[id(server)], ServerColumn.CURRENT)
+
+        return Pool(servers, algorithm(self._settings.balance, random.randrange), sessions)
+
+
+def _split(descriptors: Sequence[int], rows: int) -> tuple[int, Sequence[int], Sequence[int]]:
+    """The counters' memory, an eventfd for each worker, the listening sockets."""
+    return descriptors[0], descriptors[1 : 1 + rows], descriptors[1 + rows :]
+
+
+async def serve(init: Message, process: Process) -> None:
+    worker = Worker(init, process)
+    process.on_message = worker.obey
+    process.ready()
+    await process.stopping.wait()
+    if process.orphaned:
+        worker.leave_address()
+    await worker.drain(init.fields["settings"]["drain"])
+
+
+if __name__ == "__main__":
+    run_child(serve)

@@ -1,0 +1,20 @@
+"""Who answers for the virtual address: VRRP version 3, RFC 9568.
+
+Routers (here: load balancers) that share a virtual router id (VRID) elect one of them Active. The Active
+one owns the virtual addresses and says so in advertisements, one in each Adver_Interval. The others are
+Backups: they listen, and when they have heard nothing for an Active_Down_Interval (three intervals and a
+Skew_Time that is shorter the higher the priority) the one that waited least becomes Active.
+
+Reading order:
+
+    packet ●   an advertisement as bytes, and back
+    auth ●     the HMAC trailer that makes one worth believing outside a trusted link
+    router ●   the state machine of RFC 9568 §6.4, and nothing else: events in, actions out
+    owner      what it means to own a virtual address: on loopback, to listen on it
+    network    advertisements by unicast UDP, for nodes that may not open raw sockets
+    daemon     the shell: one socket, one timer, the router between them
+    settings, __main__
+
+Invariants: the router never reads a clock; one timer is armed at a time; whatever ends this process or
+its parent, the virtual address is given up, and the others are told when there is time to.
+"""

@@ -1,0 +1,66 @@
+"""The vrrp process of a load balancer, started by its node (`scaleup.lb.node`).
+
+It is a process of its own so that a busy proxy never delays an advertisement, and it is the node's
+guardian: it holds duplicates of the listening sockets, and when the node dies, however it dies, the end
+of the channel says so, the address is given up and the peers hear priority 0.
+
+Messages from the node: `init` (with the listening sockets), `fault` (a reason), `recover`.
+Messages to the node: `role` at each change, `statistics` once a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from functools import partial
+
+from scaleup.processes import Message, Process, run_child
+from scaleup.vrrp.__main__ import open_network
+from scaleup.vrrp.daemon import Daemon
+from scaleup.vrrp.metrics import snapshot
+from scaleup.vrrp.owner import ListenerOwner
+from scaleup.vrrp.settings import Election
+
+STATISTICS_SECONDS = 1.0
+
+
+async def serve(init: Message, process: Process) -> None:
+    election = Election.model_validate(init.fields["election"])
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket(fileno=number)) for number in init.descriptors]
+        network = open_network(election)
+        stack.callback(network.close)
+        daemon = Daemon(
+            election,
+            network,
+            ListenerOwner(sockets),
+            lambda role, rule: process.tell_parent("role", role=role, rule=rule),
+        )
+        stack.callback(daemon.stop)
+        process.on_message = partial(obey, daemon)
+        daemon.start()
+        process.ready()
+        await tell_statistics(daemon, process)
+
+
+def obey(daemon: Daemon, message: Message) -> None:
+    match message.kind:
+        case "fault":
+            daemon.fault(message.fields["reason"])
+        case "recover":
+            daemon.recover()
+
+
+async def tell_statistics(daemon: Daemon, process: Process) -> None:
+    """Until the process is to stop."""
+    loop = asyncio.get_running_loop()
+    while not process.stopping.is_set():
+        process.tell_parent("statistics", **snapshot(daemon, loop.time()))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STATISTICS_SECONDS):
+                await process.stopping.wait()
+
+
+if __name__ == "__main__":
+    run_child(serve, loop_factory=asyncio.new_event_loop)

@@ -1,0 +1,59 @@
+"""The election's metrics, for whichever process exports them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from scaleup.vrrp.daemon import ROLES, Daemon
+
+
+def snapshot(daemon: Daemon, now: float) -> dict[str, Any]:
+    """The daemon's counters as JSON, so that they can go over a channel."""
+    return {
+        "role": daemon.role,
+        "transitions": dict(daemon.transitions),
+        "sent": daemon.sent,
+        "received": daemon.received,
+        "dropped": dict(daemon.dropped),
+        "silence": {peer: now - heard for peer, heard in daemon.last_heard.items()},
+    }
+
+
+class ElectionCollector(Collector):
+    """`read` gives the newest snapshot, or {} before the first."""
+
+    def __init__(self, read: Callable[[], dict[str, Any]]) -> None:
+        self._read = read
+
+    def collect(self) -> Iterator[Metric]:
+        values = self._read()
+        if not values:
+            return
+        state = GaugeMetricFamily("scaleup_vrrp_state", "1 for the role of this node", labels=["state"])
+        for role in ROLES:
+            state.add_metric([role], 1.0 if role == values["role"] else 0.0)
+        yield state
+        transitions = CounterMetricFamily("scaleup_vrrp_transitions", "Changes of role", labels=["to"])
+        for role, count in values["transitions"].items():
+            transitions.add_metric([role], count)
+        yield transitions
+        yield CounterMetricFamily("scaleup_vrrp_advertisements_sent", "Sent", value=values["sent"])
+        yield CounterMetricFamily(
+            "scaleup_vrrp_advertisements_received", "Accepted", value=values["received"]
+        )
+        dropped = CounterMetricFamily(
+            "scaleup_vrrp_advertisements_dropped", "Dropped, by cause", labels=["cause"]
+        )
+        for cause, count in values["dropped"].items():
+            dropped.add_metric([cause], count)
+        yield dropped
+        silence = GaugeMetricFamily(
+            "scaleup_vrrp_peer_silence_seconds", "Since the peer's last advertisement", labels=["peer"]
+        )
+        for peer, seconds in values["silence"].items():
+            silence.add_metric([peer], seconds)
+        yield silence

@@ -1,0 +1,101 @@
+"""Advertisements by unicast UDP.
+
+The payload is what would follow the IP header of protocol 112, so packets, checksum and authentication
+are the same as on the wire of RFC 9568. TTL 255 is sent and required, as there: nothing that was routed
+is believed.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+from scaleup.errors import StartupError
+from scaleup.net.sockets import IP_RECVTTL
+from scaleup.vrrp.auth import TRAILER_BYTES
+from scaleup.vrrp.packet import HEADER, HOP_LIMIT, Address
+
+TOS_INTERNETWORK_CONTROL = 0xC0  # as keepalived sends, so that queues treat it as routing traffic
+MAX_DATAGRAM_BYTES = HEADER.size + 255 * 16 + TRAILER_BYTES  # 255 IPv6 addresses, authenticated
+MAX_DRAIN = 500
+"""Datagrams taken at once: more than a socket's buffer holds by default (about 280 advertisements), so that
+a late reader reads all that waited for it; bounded, so that a flood cannot keep the timer from its turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Datagram:
+    data: bytes
+    source: Address
+    hop_limit: int | None
+
+
+class UnicastUdp:
+    """A socket on `source`:`port` that talks to the same port of each peer. Raises StartupError."""
+
+    def __init__(self, source: Address, port: int, peers: Sequence[Address]) -> None:
+        self.source, self.peers = source, tuple(peers)
+        self._port = port
+        family = socket.AF_INET if source.version == 4 else socket.AF_INET6
+        try:
+            self._socket = socket.socket(family, socket.SOCK_DGRAM)
+        except OSError as error:
+            raise StartupError(f"--source {source}: {error.strerror}") from None
+        try:
+            self._set_options()
+            self._socket.bind((str(source), port))
+        except OSError as error:
+            self._socket.close()
+            cure = _CURES.get(error.errno or 0, "")
+            raise StartupError(f"--source {source}, UDP port {port}: {error.strerror}{cure}") from None
+
+    def _set_options(self) -> None:
+        self._socket.setblocking(False)
+        if self._socket.family == socket.AF_INET:
+            self._socket.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, HOP_LIMIT)
+            self._socket.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, TOS_INTERNETWORK_CONTROL)
+            self._socket.setsockopt(socket.IPPROTO_IP, IP_RECVTTL, 1)
+        else:
+            self._socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, HOP_LIMIT)
+            self._socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, TOS_INTERNETWORK_CONTROL)
+            self._socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVHOPLIMIT, 1)
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def send(self, message_to: Callable[[Address], bytes]) -> Sequence[tuple[Address, OSError]]:
+        """Send to every peer what `message_to(peer)` gives; the checksum covers the destination.
+
+        Returns the peers that could not be reached, with the reason. Never blocks.
+        """
+        failed = []
+        for peer in self.peers:
+            try:
+                self._socket.sendto(message_to(peer), (str(peer), self._port))
+            except OSError as error:
+                failed.append((peer, error))
+        return failed
+
+    def receive(self) -> Iterator[Datagram]:
+        """What has arrived, at most MAX_DRAIN datagrams."""
+        for _ in range(MAX_DRAIN):
+            try:
+                data, ancillary, _, address = self._socket.recvmsg(MAX_DATAGRAM_BYTES, socket.CMSG_SPACE(4))
+            except BlockingIOError:
+                return
+            except OSError:
+                continue  # an ICMP error for something sent earlier (ECONNREFUSED)
+            hop_limit = next((int.from_bytes(value[:4], sys.byteorder) for _, _, value in ancillary), None)
+            yield Datagram(data, ip_address(address[0]), hop_limit)
+
+
+_CURES = {
+    errno.EADDRINUSE: "; end the other election there, or choose another --vrrp-port on all nodes",
+    errno.EADDRNOTAVAIL: "; no interface of this host has the address",
+}

@@ -1,0 +1,119 @@
+"""Conditional requests, ranges and encodings (RFC 9110 §12.5.3, §13, §14): decisions about one file.
+
+What a wrong answer costs decides the doubtful cases: a range that is ignored costs a download from the
+start, a range of another version of the file costs a corrupted one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC
+from email.utils import formatdate, parsedate_to_datetime
+
+from scaleup.web.headers import Field, members_of, value_of
+
+_ETAG = re.compile(rb'(?:W/)?"[^"]*"')
+_RANGE = re.compile(rb"\s*([0-9]{0,18})\s*-\s*([0-9]{0,18})\s*")
+_QUALITY = re.compile(rb"q=(0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One version of a file. `etag`: strong, in quotes. `modified`: seconds since 1970, whole."""
+
+    etag: bytes
+    modified: int
+
+    @property
+    def last_modified(self) -> bytes:
+        return formatdate(self.modified, usegmt=True).encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The bytes from `start`, `length` of them."""
+
+    start: int
+    length: int
+
+
+class Unsatisfiable(Exception):
+    """A range that lies outside of the file: 416."""
+
+
+def precondition(fields: Sequence[Field], version: Version) -> int:
+    """200 when the request may be served, 304 or 412 otherwise; in the order of RFC 9110 §13.2.2."""
+    if if_match := value_of(fields, b"if-match"):
+        if not _matches(if_match, version.etag, weakly=False):
+            return 412
+    elif (unmodified := _date(value_of(fields, b"if-unmodified-since"))) and version.modified > unmodified:
+        return 412
+    if if_none_match := value_of(fields, b"if-none-match"):
+        if _matches(if_none_match, version.etag, weakly=True):
+            return 304
+    elif (since := _date(value_of(fields, b"if-modified-since"))) and version.modified <= since:
+        return 304
+    return 200
+
+
+def requested_span(fields: Sequence[Field], version: Version, size: int) -> Span | None:
+    """The range that a GET asks for; None to send all. Raises Unsatisfiable.
+
+    Several ranges, another unit and bad syntax are ignored: "A server MAY ignore the Range header field" (§14.2).
+    """
+    text = value_of(fields, b"range")
+    unit, _, ranges = text.partition(b"=")
+    match = _RANGE.fullmatch(ranges)
+    if unit.strip().lower() != b"bytes" or match is None or not (match[1] or match[2]):
+        return None
+    if not _same_version(value_of(fields, b"if-range"), version):
+        return None
+    first, last = match[1], match[2]
+    if not first:
+        length = min(int(last), size)
+        start, end = size - length, size
+    else:
+        start, end = int(first), min(int(last) + 1, size) if last else size
+        if last and int(last) < start:
+            return None
+    if start >= end:
+        raise Unsatisfiable
+    return Span(start, end - start)
+
+
+def _same_version(if_range: bytes, version: Version) -> bool:
+    """§13.1.5: the comparison is strong, and a date has to be the very same."""
+    if not if_range or if_range == version.etag:
+        return True
+    return _date(if_range) == version.modified
+
+
+def accepts(fields: Sequence[Field], coding: bytes) -> bool:
+    """Whether the client accepts this content coding: named, or by `*`, with a quality above 0."""
+    qualities: dict[bytes, float] = {}
+    for part in members_of(fields, b"accept-encoding"):
+        name, _, parameter = part.partition(b";")
+        match = _QUALITY.fullmatch(parameter.strip())
+        qualities[name.strip()] = float(match[1]) if match else 1.0
+    return qualities.get(coding, qualities.get(b"*", 0.0)) > 0
+
+
+def _matches(listed: bytes, etag: bytes, *, weakly: bool) -> bool:
+    """Whether an entity-tag list has this tag (§8.8.3.2)."""
+    if listed.strip() == b"*":
+        return True
+    tags = _ETAG.findall(listed)
+    return etag in tags or (weakly and b"W/" + etag in tags)
+
+
+def _date(text: bytes) -> int | None:
+    """An HTTP date in seconds since 1970; None when it is absent or not one, and so is ignored (§13.1.3)."""
+    if not text:
+        return None
+    try:
+        date = parsedate_to_datetime(text.decode("ascii"))
+        return int((date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp())
+    except (ValueError, TypeError, OverflowError):
+        return None

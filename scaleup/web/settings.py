@@ -1,0 +1,110 @@
+"""What the web tier can be told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+from pydantic import AfterValidator, Field
+
+from scaleup.config import EndpointField, Flag, NetworkField, Seconds, TierSettings
+from scaleup.net.addresses import Endpoint
+from scaleup.upstream.probe import HealthCheck
+from scaleup.upstream.settings import HealthCheckField, Servers, UpstreamSettings
+
+
+def _folder(path: Path) -> Path:
+    if not path.is_dir():
+        raise ValueError(f"{str(path)!r} is not a folder: name the one that has your index.html")
+    return path
+
+
+def _prefix(text: str) -> str:
+    if not text.startswith("/") or not text.endswith("/") or not text.isascii():
+        raise ValueError(f"{text!r} is not a prefix: write a path that begins and ends with /, like /api/")
+    return text
+
+
+def _one_line(text: str) -> str:
+    if not text.isascii() or not (text.isprintable() or not text):
+        raise ValueError("a header field's value is one line of ASCII")
+    return text
+
+
+class WebSettings(TierSettings, UpstreamSettings):
+    """The web tier: serves files, and forwards what is below some prefixes to application servers."""
+
+    tier: ClassVar[str] = "web"
+    examples: ClassVar[str] = (
+        "  python -m scaleup.web --listen 0.0.0.0:8080 --root ./site --app 10.0.0.31:3000 --app 10.0.0.32:3000\n"
+        "  python -m scaleup.web --config cluster.toml --node web1"
+    )
+
+    listen: Annotated[tuple[EndpointField, ...], Flag("HOST:PORT", "traffic")] = Field(
+        (Endpoint("0.0.0.0", 8080),), min_length=1, description="answer HTTP here"
+    )
+    root: Annotated[Annotated[Path, AfterValidator(_folder)] | None, Flag("DIR", "traffic")] = Field(
+        None, description="serve the files below this folder (default: no files)"
+    )
+    app: Annotated[Servers, Flag("[NAME=]HOST:PORT", "traffic")] = Field(
+        (), description="an application server; with ,weight=N and ,maxconn=N if you like"
+    )
+    prefix: Annotated[tuple[Annotated[str, AfterValidator(_prefix)], ...], Flag("PATH", "traffic")] = Field(
+        ("/api/", "/l/"), description="forward what is below this path to the application servers"
+    )
+    trusted_proxy: Annotated[tuple[NetworkField, ...], Flag("NETWORK", "traffic")] = Field(
+        (),
+        description="believe the X-Forwarded fields of peers in this network (default: nobody's). A load "
+        "balancer that works on TCP passes its clients' fields through unread: do not name it here",
+    )
+    content_security_policy: Annotated[
+        Annotated[str, AfterValidator(_one_line)], Flag("POLICY", "traffic")
+    ] = Field(
+        "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'",
+        description="the policy sent with files; empty: none",
+    )
+    health_check: Annotated[HealthCheckField, Flag("tcp|http:PATH", "servers")] = Field(
+        HealthCheck("http", "/readyz"),
+        description="shows that a server is up: it accepts, or it answers GET PATH with 2xx or 3xx",
+    )
+    # Faster than a load balancer's defaults: /readyz fails on all applications at once while the database is
+    # away, and their return must be seen soon. A server that is wrongly up costs a request one more try.
+    inter: Annotated[float, Flag("SECONDS", "servers")] = Field(
+        0.5,
+        ge=0.01,
+        le=3600,
+        allow_inf_nan=False,
+        description="from the start of a server's check to the next, ±10 %",
+    )
+    rise: Annotated[int, Flag("N", "servers")] = Field(
+        1, ge=1, le=100, description="so many passed checks in a row bring a server up again"
+    )
+    fall: Annotated[int, Flag("N", "servers")] = Field(
+        2, ge=1, le=100, description="so many failed checks in a row bring a server down"
+    )
+    connect_timeout: Annotated[Seconds, Flag("SECONDS", "servers")] = Field(
+        2.0, description="an application server that takes longer to accept has failed"
+    )
+    response_timeout: Annotated[Seconds, Flag("SECONDS", "servers")] = Field(
+        30.0, description="wait so long for an application's response, and between two pieces of it"
+    )
+    app_keepalive: Annotated[Seconds, Flag("SECONDS", "servers")] = Field(
+        4.0,
+        description="close a connection to an application that is idle for so long; keep it below the "
+        "application's own (Node's is 5)",
+    )
+    tries: Annotated[int, Flag("N", "servers")] = Field(
+        3, ge=1, le=100, description="try at most so many servers for one request"
+    )
+    max_body: Annotated[int, Flag("BYTES", "clients")] = Field(
+        16 * 1024 * 1024, ge=0, description="refuse requests with a larger body (413)"
+    )
+    keepalive: Annotated[Seconds, Flag("SECONDS", "clients")] = Field(
+        15.0, description="close a connection that is idle, or has not sent a whole head, for so long"
+    )
+    body_timeout: Annotated[Seconds, Flag("SECONDS", "clients")] = Field(
+        10.0, description="how long a client may be slower with its body than 1 KiB/s in total (408)"
+    )
+    send_timeout: Annotated[Seconds, Flag("SECONDS", "clients")] = Field(
+        30.0, description="cut off a client that takes nothing of its response for so long"
+    )

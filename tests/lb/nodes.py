@@ -1,0 +1,173 @@
+"""Load balancer nodes as real processes: `python -m scaleup.lb`, watched from outside."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from types import FrameType
+
+import psutil
+from prometheus_client.parser import text_string_to_metric_families
+from servers import Client
+
+PATIENCE_SECONDS = 20.0
+LOOK_SECONDS = 0.005  # between two looks; nothing is inferred from it
+
+VRRP, WORKER = "scaleup.vrrp.attached", "scaleup.lb.worker"
+
+
+def eventually(condition: Callable[[], object], seconds: float = PATIENCE_SECONDS) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        time.sleep(LOOK_SECONDS)
+
+
+def free_port(host: str) -> int:
+    with socket.socket() as sock:
+        sock.bind((host, 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def is_gone(process: psutil.Process) -> bool:
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+class Node:
+    """One node; `log` grows as it speaks."""
+
+    def __init__(self, name: str, host: str, *arguments: str) -> None:
+        self.name = name
+        self.admin = f"{host}:{free_port(host)}"
+        self.log: list[str] = []
+        self.process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "scaleup.lb", "--node", name),
+                *("--admin", self.admin, "--source", host, "--inter", "0.1", *arguments),
+            ],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+        self._seen: set[psutil.Process] = set()
+
+    # ----- looking --------------------------------------------------------------------------------
+
+    def says(self, text: str, after: int = 0) -> None:
+        """Wait for a line with `text`, not among the first `after` ones."""
+        eventually(lambda: any(text in line for line in self.log[after:]))
+
+    def get(self, path: str) -> tuple[int, str]:
+        with contextlib.suppress(urllib.error.HTTPError):
+            with urllib.request.urlopen(f"http://{self.admin}{path}", timeout=5) as response:
+                return response.status, response.read().decode()
+        return 503, ""
+
+    def ready(self) -> Node:
+        """Wait until it is."""
+
+        def look() -> bool:
+            assert self.process.poll() is None, "\n".join(self.log)
+            with contextlib.suppress(OSError):
+                return self.get("/readyz")[0] == 200
+            return False
+
+        eventually(look)
+        self.children(WORKER)
+        return self
+
+    def metric(self, name: str, **labels: str) -> float:
+        """Of `scaleup_NAME`; LookupError when there is none."""
+        _, text = self.get("/metrics")
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                if sample.name == f"scaleup_{name}" and labels.items() <= sample.labels.items():
+                    return sample.value
+        raise LookupError(name)
+
+    @property
+    def role(self) -> str:
+        for role in ("active", "backup", "fault"):
+            with contextlib.suppress(LookupError):
+                if self.metric("vrrp_state", state=role):
+                    return role
+        return ""
+
+    def becomes(self, role: str) -> Node:
+        eventually(lambda: self.role == role)
+        return self
+
+    def children(self, module: str) -> list[psutil.Process]:
+        found = psutil.Process(self.process.pid).children(recursive=True)
+        self._seen.update(found)
+        return [child for child in found if module in child.cmdline()]
+
+    def child(self, module: str) -> psutil.Process:
+        (child,) = self.children(module)
+        return child
+
+    def replaced(self, dead: psutil.Process, module: str) -> psutil.Process:
+        """Wait for the process in its place."""
+        eventually(lambda: [child for child in self.children(module) if child.pid != dead.pid])
+        return next(child for child in self.children(module) if child.pid != dead.pid)
+
+    # ----- ending ---------------------------------------------------------------------------------
+
+    def kill(self) -> None:
+        """As a crash: SIGKILL to the node alone."""
+        self.children("")
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        self.children("")
+        self.process.send_signal(number)
+        return self.process.wait(PATIENCE_SECONDS)
+
+    def close(self) -> None:
+        """Whatever a test did: nothing outlives the node."""
+        if self.process.poll() is None:
+            self.stop()
+        try:
+            eventually(lambda: all(is_gone(child) for child in self._seen))
+        finally:
+            for child in self._seen:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    child.kill()
+            self.process.kill()
+            self.process.wait()
+            self._reader.join()
+            assert self.process.stderr is not None
+            self.process.stderr.close()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.log.append(line.rstrip("\n"))
+
+
+def first_answer(address: tuple[str, int], seconds: float = PATIENCE_SECONDS) -> tuple[str, float]:
+    """Try until a server behind `address` greets; its name, and how long that took."""
+    began = time.monotonic()
+    while True:
+        try:
+            with Client(address, timeout=1.0) as client:
+                return client.greeting(), time.monotonic() - began
+        except (OSError, AssertionError):
+            assert time.monotonic() < began + seconds, "nobody answers"
+            time.sleep(LOOK_SECONDS)

@@ -1,0 +1,454 @@
+"""Nodes as real processes, their parts killed in turn. Nothing may outlive them: see `Node.close`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from nodes import VRRP, WORKER, Node, eventually, first_answer, free_port, is_gone
+from servers import Client, EchoServer, is_refused
+
+pytestmark = pytest.mark.slow
+
+HOST, OTHER, VIP = "127.0.67.11", "127.0.67.12", "127.0.67.100"
+INTERVAL = 0.1
+TAKE_OVER_SECONDS = 0.5
+"""What the design promises at this interval."""
+
+Start = Callable[..., Node]
+
+
+@pytest.fixture
+def web1() -> Iterator[EchoServer]:
+    with contextlib.closing(EchoServer("web1", "127.0.67.21")) as server:
+        yield server
+
+
+@pytest.fixture
+def web2() -> Iterator[EchoServer]:
+    with contextlib.closing(EchoServer("web2", "127.0.67.22")) as server:
+        yield server
+
+
+@pytest.fixture
+def plain() -> tuple[str, int]:
+    """Where a node listens always."""
+    return HOST, free_port(HOST)
+
+
+@pytest.fixture
+def virtual() -> tuple[str, int]:
+    """Where the active node listens."""
+    return VIP, free_port(VIP)
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    with contextlib.ExitStack() as stack:
+
+        def start(*arguments: str, name: str = "lb1", host: str = HOST) -> Node:
+            return stack.enter_context(contextlib.closing(Node(name, host, *arguments)))
+
+        yield start
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> str:
+    (tmp_path / "key").write_bytes(b"k" * 32)
+    return f"hmac:{tmp_path / 'key'}"
+
+
+def servers(*servers: EchoServer) -> list[str]:
+    return [word for server in servers for word in ("--server", f"{server.name}={server.address}")]
+
+
+def listen(*addresses: tuple[str, int]) -> list[str]:
+    return [word for host, port in addresses for word in ("--listen", f"{host}:{port}")]
+
+
+class Cluster:
+    """Two nodes that elect who owns `virtual`; lb1 has the higher priority."""
+
+    def __init__(self, start: Start, virtual: tuple[str, int], key: str, *arguments: str) -> None:
+        self._start, self._virtual, self._arguments = start, virtual, arguments
+        self._election = ["--vip", VIP, "--vrrp-port", str(free_port(HOST)), "--interval", str(INTERVAL)]
+        self._election += ["--auth", key]
+
+    def lb1(self, *more: str) -> Node:
+        return self._node("lb1", HOST, OTHER, "150", *more)
+
+    def lb2(self, *more: str) -> Node:
+        return self._node("lb2", OTHER, HOST, "100", *more)
+
+    def _node(self, name: str, host: str, peer: str, priority: str, *more: str) -> Node:
+        return self._start(
+            *listen(self._virtual),
+            *self._election,
+            *("--peer", peer, "--priority", priority),
+            *self._arguments,
+            *more,
+            name=name,
+            host=host,
+        )
+
+
+@pytest.fixture
+def cluster(start: Start, virtual: tuple[str, int], key: str, web1: EchoServer) -> Cluster:
+    return Cluster(start, virtual, key, *servers(web1))
+
+
+# ----- a node without an election -----------------------------------------------------------------
+
+
+def test_sessions_and_checks_and_what_the_metrics_say_of_them(
+    start: Start, plain: tuple[str, int], web1: EchoServer, web2: EchoServer
+) -> None:
+    node = start(*listen(plain), *servers(web1, web2), "--workers", "2").ready()
+    node.says(f"listening on {plain[0]}:{plain[1]}")
+    names = []
+    for _ in range(10):
+        with Client(plain) as client:
+            names.append(client.greeting())
+            client.echo(b"12345")
+    assert set(names) == {"web1", "web2"}
+    assert set(web1.clients) == set(web2.clients) == {HOST}, "sessions and checks come from --source"
+    eventually(lambda: node.metric("lb_frontend_current_sessions") == 0)
+    assert node.metric("lb_frontend_sessions_total", proxy="lb") == 10
+    assert node.metric("lb_frontend_bytes_in_total") == 50
+    assert node.metric("lb_frontend_bytes_out_total") == 100
+    assert node.metric("lb_server_sessions_total", server="web1") == names.count("web1")
+    assert node.metric("lb_backend_active_servers") == 2
+    with pytest.raises(LookupError):
+        node.metric("vrrp_state", state="active")
+    assert node.stop() == 0
+    assert is_refused(plain)
+
+
+def test_servers_that_go_down_and_come_up_are_known_to_the_workers(
+    start: Start, plain: tuple[str, int], web1: EchoServer
+) -> None:
+    web2 = EchoServer("web2", "127.0.67.22")
+    port = web2.port
+    try:
+        node = start(*listen(plain), *servers(web1, web2), "--workers", "2").ready()
+    finally:
+        web2.close()
+    node.says("server web2 (127.0.67.22:%d) is DOWN" % port)
+    assert node.metric("lb_server_status", server="web2", state="DOWN") == 1
+    failed = node.metric("lb_server_connection_errors_total", server="web2")
+    for _ in range(6):
+        with Client(plain) as client:
+            assert client.greeting() == "web1"
+    assert node.metric("lb_server_connection_errors_total", server="web2") == failed
+    with contextlib.closing(EchoServer("web2", "127.0.67.22", port)):
+        node.says("server web2 (127.0.67.22:%d) is UP" % port)
+        eventually(lambda: first_answer(plain)[0] == "web2")
+
+
+def test_a_worker_that_is_killed_is_replaced(
+    start: Start, plain: tuple[str, int], web1: EchoServer
+) -> None:
+    node = start(*listen(plain), *servers(web1), "--workers", "2").ready()
+    with Client(plain) as client:
+        client.greeting()
+        victim = next(worker for worker in node.children(WORKER) if worker.net_connections("tcp"))
+        for worker in node.children(WORKER):
+            if any(c.status == "ESTABLISHED" for c in worker.net_connections("tcp")):
+                victim = worker
+        victim.kill()
+        client.is_reset()
+    node.says("died (killed by SIGKILL): starting it again")
+    node.replaced(victim, WORKER)
+    eventually(lambda: len(node.children(WORKER)) == 2)
+    eventually(lambda: node.metric("lb_frontend_current_sessions") == 0)
+    for _ in range(20):  # both are served by somebody
+        with Client(plain) as client:
+            client.greeting()
+    assert node.metric("lb_frontend_sessions_total") == 21
+
+
+def test_connections_queued_while_a_worker_hangs_are_served_by_its_successor(
+    start: Start, plain: tuple[str, int], web1: EchoServer
+) -> None:
+    node = start(*listen(plain), *servers(web1)).ready()
+    worker = node.child(WORKER)
+    worker.suspend()
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(Client(plain)) for _ in range(20)]
+        for client in clients:
+            client.socket.sendall(b"early")
+        worker.kill()
+        for client in clients:
+            assert client.greeting() == "web1"
+            assert client.socket.recv(5) == b"early"
+
+
+def test_without_descriptors_a_worker_rests_and_comes_back(
+    start: Start, plain: tuple[str, int], web1: EchoServer
+) -> None:
+    node = start(*listen(plain), *servers(web1)).ready()
+    worker = node.child(WORKER)
+    with contextlib.ExitStack() as stack:
+        first = stack.enter_context(Client(plain))
+        first.greeting()
+        soft, hard = worker.rlimit(resource.RLIMIT_NOFILE)
+        worker.rlimit(resource.RLIMIT_NOFILE, (worker.num_fds(), hard))
+        clients = [stack.enter_context(Client(plain)) for _ in range(10)]
+        node.says("cannot accept: Too many open files")
+        busy, began = sum(worker.cpu_times()[:2]), time.monotonic()
+        first.echo()
+        time.sleep(0.5)
+        assert (sum(worker.cpu_times()[:2]) - busy) / (time.monotonic() - began) < 0.2
+        first.echo()
+        worker.rlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        began = time.monotonic()
+        for client in clients:
+            client.greeting()
+        assert time.monotonic() - began < 2
+    assert sum("cannot accept" in line for line in node.log) == 1
+
+
+# ----- stopping -----------------------------------------------------------------------------------
+
+
+def test_a_stop_lets_sessions_finish_and_resets_what_is_left(
+    start: Start, plain: tuple[str, int], web1: EchoServer
+) -> None:
+    node = start(*listen(plain), *servers(web1), "--drain", "1").ready()
+    with Client(plain) as first, Client(plain) as second:
+        first.greeting()
+        second.greeting()
+        node.children("")
+        began = time.monotonic()
+        node.process.send_signal(signal.SIGTERM)
+        eventually(lambda: is_refused(plain))
+        first.echo()
+        first.socket.shutdown(socket.SHUT_WR)
+        assert not first.is_reset(), "it finished in order"
+        assert second.is_reset()
+    assert node.process.wait(10) == 0
+    assert 1 <= time.monotonic() - began < 2.5
+    assert any("resetting 1 connections: the drain time is over" in line for line in node.log)
+
+
+def test_a_second_signal_stops_at_once(start: Start, plain: tuple[str, int], web1: EchoServer) -> None:
+    node = start(*listen(plain), *servers(web1), "--drain", "3600").ready()
+    with Client(plain) as client:
+        client.greeting()
+        node.children("")
+        node.process.send_signal(signal.SIGTERM)
+        eventually(lambda: is_refused(plain))
+        node.process.send_signal(signal.SIGTERM)
+        assert node.process.wait(5) == 1
+        client.is_reset()
+
+
+def test_when_the_node_is_killed_its_workers_refuse_finish_and_end(
+    start: Start, plain: tuple[str, int], web1: EchoServer
+) -> None:
+    node = start(*listen(plain), *servers(web1), "--drain", "1", "--workers", "2").ready()
+    workers = node.children(WORKER)
+    with Client(plain) as client:
+        client.greeting()
+        node.kill()
+        eventually(lambda: is_refused(plain))
+        client.echo()
+        assert client.is_reset()
+    eventually(lambda: all(is_gone(worker) for worker in workers))
+
+
+@pytest.mark.parametrize("what", ["listen", "source", "vrrp"])
+def test_a_node_that_cannot_start_says_why_in_one_line_and_leaves_nothing(
+    start: Start, virtual: tuple[str, int], plain: tuple[str, int], web1: EchoServer, what: str
+) -> None:
+    with socket.socket() as tcp, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+        udp.bind((HOST, 0))
+        match what:
+            case "listen":
+                tcp.bind(plain)
+                tcp.listen()
+                arguments = listen(plain)
+                said = f"--listen {plain[0]}:{plain[1]}: Address already in use; stop what uses it"
+            case "source":
+                arguments = [*listen(plain), "--source", "192.0.2.1"]
+                said = "--source 192.0.2.1:0: Cannot assign requested address; no interface"
+            case _:
+                arguments = [*listen(virtual), "--vip", VIP, "--peer", OTHER, "--auth", "none"]
+                arguments += ["--vrrp-port", str(udp.getsockname()[1])]
+                said = f"--source {HOST}, UDP port {udp.getsockname()[1]}: Address already in use"
+        node = start(*arguments, *servers(web1))
+        assert node.process.wait(20) == 1
+    node.says(said)
+    assert not any("Traceback" in line for line in node.log)
+
+
+# ----- a node with an election --------------------------------------------------------------------
+
+
+def test_when_its_vrrp_process_is_killed_the_address_is_given_up_and_comes_back(
+    cluster: Cluster, virtual: tuple[str, int]
+) -> None:
+    node = cluster.lb1().ready().becomes("active")
+    with Client(virtual) as client:
+        client.greeting()
+        node.child(VRRP).kill()
+        assert client.is_reset()
+    assert is_refused(virtual)
+    assert node.role == "fault"
+    node.becomes("active")
+    first_answer(virtual)
+    assert node.metric("lb_frontend_killed_sessions_total") == 1
+
+
+def test_when_no_worker_accepts_the_node_leaves_the_election_until_one_does(
+    cluster: Cluster, virtual: tuple[str, int]
+) -> None:
+    node = cluster.lb1().ready().becomes("active")
+    node.child(WORKER).kill()
+    node.says("no worker accepts")
+    eventually(lambda: is_refused(virtual))
+    node.becomes("active")
+    first_answer(virtual)
+
+
+def test_a_vrrp_process_that_starts_while_no_worker_accepts_is_told_so(
+    cluster: Cluster, virtual: tuple[str, int]
+) -> None:
+    node = cluster.lb1().ready().becomes("active")
+    worker, vrrp = node.child(WORKER), node.child(VRRP)
+    seen = len(node.log)
+    vrrp.kill()
+    worker.kill()
+    node.says("fault: no worker accepts", after=seen)
+    node.becomes("active")
+    first_answer(virtual)
+
+
+def test_the_key_file_is_not_needed_to_replace_a_worker(
+    cluster: Cluster, virtual: tuple[str, int], tmp_path: Path
+) -> None:
+    node = cluster.lb1("--workers", "2").ready().becomes("active")
+    (tmp_path / "key").unlink()
+    victim = node.children(WORKER)[0]
+    victim.kill()
+    node.replaced(victim, WORKER)
+    eventually(lambda: node.get("/metrics")[0] == 200 and len(node.children(WORKER)) == 2)
+    for _ in range(10):
+        first_answer(virtual)
+    assert node.role == "active"
+
+
+class Visitor:
+    """Connects again and again, and notes each answer and each failure with its time."""
+
+    def __init__(self, address: tuple[str, int]) -> None:
+        self._address = address
+        self.answers: list[float] = []
+        self.failures: list[float] = []
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._visit)
+        self._thread.start()
+
+    def _visit(self) -> None:
+        while not self._done.wait(0.005):
+            began = time.monotonic()
+            try:
+                with Client(self._address, timeout=1.0) as client:
+                    client.greeting()
+            except (OSError, AssertionError):
+                self.failures.append(began)
+            else:
+                self.answers.append(began)
+
+    def since(self, moment: float) -> float:
+        """Seconds from `moment` to the start of the first visit after the last one that failed."""
+        failed = max((at for at in self.failures if at >= moment), default=moment)
+        return next(at for at in self.answers if at > failed) - moment
+
+    def close(self) -> None:
+        self._done.set()
+        self._thread.join()
+
+
+@pytest.mark.parametrize("victim", ["node", "vrrp", "everything"])
+def test_when_the_active_node_dies_the_other_answers(
+    cluster: Cluster, virtual: tuple[str, int], victim: str
+) -> None:
+    lb1, lb2 = cluster.lb1(), cluster.lb2()
+    lb1.ready().becomes("active")
+    lb2.ready().becomes("backup")
+    first_answer(virtual)
+    children = lb1.children("")
+    with contextlib.closing(Visitor(virtual)) as visitor, Client(virtual) as client:
+        client.greeting()
+        eventually(lambda: len(visitor.answers) > 5)
+        killed = time.monotonic()
+        if victim == "everything":
+            for process in children:
+                process.suspend()  # or those that live would still say goodbye
+        if victim == "vrrp":
+            lb1.child(VRRP).kill()
+        else:
+            lb1.process.kill()
+        if victim == "everything":
+            for process in children:
+                process.kill()
+        assert client.is_reset()
+        lb2.becomes("active")
+        answered = len(visitor.answers)
+        eventually(lambda: len(visitor.answers) > answered + 5)
+    gap = visitor.since(killed)
+    assert gap < (TAKE_OVER_SECONDS if victim == "node" else 3 * INTERVAL + TAKE_OVER_SECONDS)
+    print(f"{victim} killed: answered again after {gap:.3f} s")
+    if victim == "vrrp":
+        lb1.becomes("active")  # it comes back, and its priority is the higher one
+        lb2.becomes("backup")
+
+
+def test_a_stop_hands_over(cluster: Cluster, virtual: tuple[str, int]) -> None:
+    lb1, lb2 = cluster.lb1("--drain", "1"), cluster.lb2()
+    lb1.ready().becomes("active")
+    lb2.ready().becomes("backup")
+    first_answer(virtual)
+    with contextlib.closing(Visitor(virtual)) as visitor:
+        stopped = time.monotonic()
+        assert lb1.stop() == 0
+        lb2.becomes("active")
+        answered = len(visitor.answers)
+        eventually(lambda: len(visitor.answers) > answered + 5)
+    gap = visitor.since(stopped)
+    assert gap < TAKE_OVER_SECONDS, "no session was left to wait for"
+    print(f"stopped: answered by the other after {gap:.3f} s")
+
+    lb1 = cluster.lb1().ready().becomes("active")
+    lb2.becomes("backup")
+    first_answer(virtual)
+
+
+def test_a_backup_that_stops_does_not_take_the_address_meanwhile(
+    cluster: Cluster, virtual: tuple[str, int], plain: tuple[str, int]
+) -> None:
+    """It drains its plain address; if the active node dies now, nobody would serve what it took."""
+    lb1 = cluster.lb1().ready().becomes("active")
+    lb2 = cluster.lb2("--listen", f"{plain[0]}:{plain[1]}", "--drain", "2").ready().becomes("backup")
+    with Client(plain) as client:
+        client.greeting()
+        lb2.children("")
+        lb2.process.send_signal(signal.SIGTERM)
+        lb2.says("backup → initialize: stopped")
+        lb1.kill()
+        eventually(lambda: is_refused(virtual))
+        client.echo()
+        assert client.is_reset()
+    assert lb2.process.wait(10) == 0
+    assert not any("→ active" in line for line in lb2.log)

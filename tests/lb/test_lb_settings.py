@@ -1,0 +1,102 @@
+"""Faults of a load balancer's settings; those of servers and of the election are tested with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from scaleup.config import load
+from scaleup.errors import ConfigurationError
+from scaleup.lb.settings import MAX_ELECTED_SOCKETS, LbSettings
+from scaleup.net.addresses import Endpoint
+from scaleup.processes.channel import MAX_DESCRIPTORS
+
+PLAIN = ["--listen", "10.0.0.1:80", "--server", "10.0.0.21:8080"]
+ELECTION = ["--vip", "10.0.0.100/24", "--source", "10.0.0.11", "--peer", "10.0.0.12", "--auth", "none"]
+
+
+def settings(*arguments: str) -> LbSettings:
+    return load(LbSettings, arguments, {}).settings
+
+
+def fault(*arguments: str) -> str:
+    with pytest.raises(ConfigurationError) as caught:
+        settings(*arguments)
+    assert caught.value.exit_code == 78
+    return str(caught.value)
+
+
+def test_the_examples_in_the_help_are_valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("key").write_bytes(b"k" * 32)
+    lines = LbSettings.examples.replace("\\\n", " ").splitlines()
+    commands = [line.split()[3:] for line in lines if "python -m scaleup.lb" in line]
+    plain, elected = (settings(*words) for words in commands)
+    assert plain.plain == (Endpoint("0.0.0.0", 80),)
+    assert plain.server[1].weight == 2
+    assert elected.elected == (Endpoint("127.0.0.100", 8080),)
+    assert elected.plain == ()
+
+
+def test_only_what_is_on_a_virtual_address_is_elected() -> None:
+    both = settings("--listen", "10.0.0.100:80", *PLAIN, *ELECTION)
+    assert both.elected == (Endpoint("10.0.0.100", 80),)
+    assert both.plain == (Endpoint("10.0.0.1", 80),)
+
+
+def test_without_an_election_everything_is_plain() -> None:
+    assert settings(*PLAIN).elected == ()
+    assert settings(*PLAIN).plain == (Endpoint("10.0.0.1", 80),)
+
+
+def test_what_a_worker_is_sent_is_read_back() -> None:
+    sent = settings("--listen", "10.0.0.100:80", *PLAIN, *ELECTION, "--workers", "3")
+    assert LbSettings.model_validate(sent.table()) == sent
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--server", "10.0.0.21:8080"], "listen is not set: say --listen, SCALEUP_LB_LISTEN"),
+        (["--listen", ":80"], "server is not set: say --server"),
+        ([*PLAIN, "--listen", "10.0.0.1:80"], "--listen says one address twice"),
+        ([*PLAIN, *ELECTION], "--vip 10.0.0.100: no --listen is on it, so there is nothing to own"),
+        (
+            ["--listen", "10.0.0.100:0", "--server", "10.0.0.21:8080", *ELECTION],
+            "--listen 10.0.0.100:0: on a --vip all nodes listen on the same port: say which",
+        ),
+        ([*PLAIN, "--server", "[fd00::21]:8080", "--source", "10.0.0.11"], "--server [fd00::21]:8080"),
+        ([*PLAIN, "--server", "10.0.0.21:8080"], "two servers are called '10.0.0.21:8080'"),
+        ([*PLAIN, "--workers", "0"], "--workers: workers: Input should be greater than or equal to 1"),
+        ([*PLAIN, "--workers", "65"], "less than or equal to 64"),
+        ([*PLAIN, "--maxconn", "0"], "--maxconn: maxconn: Input should be greater than or equal to 1"),
+        ([*PLAIN, "--queue", "-1"], "--queue: queue: Input should be greater than or equal to 0"),
+        ([*PLAIN, "--retries", "-1"], "--retries"),
+        ([*PLAIN, "--redispatch", "-2"], "--redispatch"),
+        ([*PLAIN, "--timeout-connect", "0"], "--timeout-connect"),
+        ([*PLAIN, "--timeout-client", "inf"], "--timeout-client"),
+        ([*PLAIN, "--timeout-server-fin", "nan"], "--timeout-server-fin"),
+        ([*PLAIN, "--balance", "best"], "--balance"),
+    ],
+)
+def test_a_fault_names_the_option_and_the_cure(arguments: list[str], said: str) -> None:
+    assert said in fault(*arguments)
+
+
+def test_a_name_may_be_of_any_family() -> None:
+    assert settings(*PLAIN, "--server", "web.example:8080", "--source", "10.0.0.11")
+
+
+def test_no_more_sockets_than_the_vrrp_process_can_be_handed() -> None:
+    listens = [word for port in (80, 443, 8080) for word in ("--listen", f"10.0.0.100:{port}")]
+    server = ["--server", "10.0.0.21:8080"]
+    assert MAX_ELECTED_SOCKETS <= MAX_DESCRIPTORS
+    fits = MAX_ELECTED_SOCKETS // 3
+    assert settings(*listens, *server, *ELECTION, "--workers", str(fits))
+    assert "say fewer workers" in fault(*listens, *server, *ELECTION, "--workers", str(fits + 1))
+
+
+def test_the_maxima_fit_the_message_to_a_worker() -> None:
+    """The counters' memory, a waker for each worker, and its own listening sockets."""
+    assert 1 + 64 + MAX_ELECTED_SOCKETS <= MAX_DESCRIPTORS

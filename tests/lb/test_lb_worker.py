@@ -1,0 +1,398 @@
+"""A worker in the test's own process, with all that a node would hand it: real sockets, counters, messages."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import time
+from collections.abc import AsyncIterator, Callable
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from plays import Actor
+from servers import Backend
+
+from scaleup.lb.counters import Counters, Frontend, ServerColumn
+from scaleup.lb.settings import LbSettings
+from scaleup.lb.worker import Worker
+from scaleup.net.addresses import Endpoint
+from scaleup.net.sockets import bound, stop_listening
+from scaleup.processes import Message, Process
+
+HOST, VIP = "127.0.66.1", "127.0.66.100"
+PATIENCE_SECONDS = 5.0
+
+
+def unused(host: str) -> Endpoint:
+    with bound(Endpoint(host, 0), "--listen") as sock:
+        return Endpoint(*sock.getsockname())
+
+
+class Shop:
+    """One of `rows` workers, before `servers`; it listens on an elected and on a plain address."""
+
+    def __init__(self, *servers: str, active: bool = True, **settings: Any) -> None:
+        self.elected, self.plain = unused(VIP), unused(HOST)
+        self.settings = LbSettings.model_validate(
+            {
+                "listen": [str(self.elected), str(self.plain)],
+                "server": [f"s{number}={line}" for number, line in enumerate(servers)],
+                "vip": [VIP],
+                "source": HOST,
+                "peer": ["127.0.66.2"],
+                "auth": "none",
+                "queue": 10,
+                **settings,
+            }
+        )
+        self.counters = Counters.create(1, len(servers))
+        self.sockets = [bound(where, "--listen") for where in (self.elected, self.plain)]
+        for sock, listens in zip(self.sockets, (active, True), strict=True):
+            if listens:
+                sock.listen(100)
+        self.process = SimpleNamespace(stopping=asyncio.Event())
+        waker = os.eventfd(0, os.EFD_NONBLOCK)
+        shared = [self.counters.descriptor, waker, *(sock.fileno() for sock in self.sockets)]
+        init = Message(
+            "init",
+            {
+                "settings": self.settings.table(),
+                "row": 0,
+                "rows": 1,
+                "up": [True] * len(servers),
+                "active": active,
+            },
+            tuple(map(os.dup, shared)),
+        )
+        os.close(waker)
+        self.worker = Worker(init, cast(Process, self.process))
+        self._actors: list[Actor] = []
+        self._closed = False
+
+    def say(self, kind: str, **fields: Any) -> None:
+        """What the node says."""
+        self.worker.obey(Message(kind, fields))
+
+    def take_address(self) -> None:
+        """As the vrrp process and then the node do."""
+        self.sockets[0].listen(100)
+        self.say("active")
+
+    def give_address_up(self) -> None:
+        stop_listening(self.sockets[0])
+        self.say("passive")
+
+    async def client(self, where: Endpoint | None = None) -> Actor:
+        """Connected to the plain address, or `where`."""
+        sock = socket.socket()
+        sock.setblocking(False)
+        actor = Actor(sock)
+        self._actors.append(actor)
+        endpoint = where or self.plain
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await asyncio.get_running_loop().sock_connect(sock, (endpoint.host, endpoint.port))
+        return actor
+
+    async def served(self, backend: Backend) -> Actor:
+        """The server's end of the connection that the worker made."""
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while True:
+                with contextlib.suppress(BlockingIOError):
+                    sock, host = backend.accept()
+                    break
+                await asyncio.sleep(0.001)
+        assert host == HOST, "servers see the node's own address"
+        sock.setblocking(False)
+        actor = Actor(sock)
+        self._actors.append(actor)
+        return actor
+
+    async def session(self, backend: Backend, where: Endpoint | None = None) -> tuple[Actor, Actor]:
+        """A client and its server, who have exchanged a word."""
+        client = await self.client(where)
+        server = await self.served(backend)
+        await server.send(b"welcome")  # the server speaks first, as MySQL does
+        await client.expect(b"welcome")
+        await client.send(b"hello")
+        await server.expect(b"hello")
+        return client, server
+
+    def count(self, column: Frontend) -> int:
+        return self.counters.total(column)
+
+    def server_count(self, column: ServerColumn, server: int = 0) -> int:
+        return self.counters.total_server(server, column)
+
+    async def empty(self) -> None:
+        """Until no session is left."""
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while self.count(Frontend.CURRENT):  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+        assert not self.worker._sessions
+
+    async def drain(self, seconds: float = 0.0) -> None:
+        self._closed = True
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await self.worker.drain(seconds)
+
+    async def close(self) -> None:
+        """Whatever a test did, a drain leaves nothing behind."""
+        for actor in self._actors:
+            actor.close()
+        if not self._closed:
+            await self.drain()
+        assert self.count(Frontend.CURRENT) == self.count(Frontend.WAITING) == 0
+        for number in range(len(self.settings.server)):
+            assert self.server_count(ServerColumn.CURRENT, number) == 0
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+        self.counters.close()
+        for sock in self.sockets:
+            sock.close()
+
+
+@pytest.fixture
+def backend() -> Any:
+    with contextlib.closing(Backend("127.0.66.21")) as backend:
+        yield backend.listen()
+
+
+@pytest.fixture
+def other() -> Any:
+    with contextlib.closing(Backend("127.0.66.22")) as backend:
+        yield backend.listen()
+
+
+Open = Callable[..., Shop]
+
+
+@pytest.fixture
+async def shop() -> AsyncIterator[Open]:
+    opened: list[Shop] = []
+
+    def open_shop(*servers: Backend, **settings: Any) -> Shop:
+        opened.append(Shop(*(server.address for server in servers), **settings))
+        return opened[-1]
+
+    yield open_shop
+    for one in opened:
+        await one.close()
+
+
+async def eventually(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+
+
+# ----- a session ----------------------------------------------------------------------------------
+
+
+async def test_a_session_from_its_start_to_its_end_and_what_it_counts(shop: Open, backend: Backend) -> None:
+    one = shop(backend)
+    client, server = await one.session(backend)
+    assert one.count(Frontend.CURRENT) == one.server_count(ServerColumn.CURRENT) == 1
+    client.fin()
+    await server.expect_fin()
+    await server.send(b"goodbye")
+    await client.expect(b"goodbye")
+    server.fin()
+    await client.expect_fin()
+    await one.empty()
+    assert one.server_count(ServerColumn.CURRENT) == 0
+    assert one.count(Frontend.TOTAL) == one.server_count(ServerColumn.TOTAL) == 1
+    assert one.count(Frontend.BYTES_IN) == one.server_count(ServerColumn.BYTES_IN) == len(b"hello")
+    assert one.count(Frontend.BYTES_OUT) == one.server_count(ServerColumn.BYTES_OUT) == len(b"welcomegoodbye")
+
+
+async def test_without_a_server_a_client_is_reset_at_once(
+    shop: Open, backend: Backend, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = shop(backend)
+    one.say("server", index=0, up=False)
+    for _ in range(3):
+        await (await one.client()).expect_rst()
+    await one.empty()
+    assert one.count(Frontend.REFUSED) == one.count(Frontend.TOTAL) == 3
+    assert one.server_count(ServerColumn.TOTAL) == 0
+    assert len(caplog.messages) == 1
+    assert "refused: no server is up" in caplog.messages[0]
+
+
+async def test_a_server_that_comes_up_gets_sessions_and_one_that_goes_down_gets_no_more(
+    shop: Open, backend: Backend, other: Backend
+) -> None:
+    one = shop(backend, other)
+    one.say("server", index=1, up=False)
+    sessions = [await one.session(backend) for _ in range(2)]
+    one.say("server", index=0, up=False)
+    one.say("server", index=1, up=True)
+    await one.session(other)
+    client, server = sessions[0]
+    await client.send(b"those that it has go on")
+    await server.expect(b"those that it has go on")
+
+
+async def test_a_server_that_comes_up_serves_all_who_wait(
+    shop: Open, backend: Backend, other: Backend
+) -> None:
+    one = shop(backend, other)
+    one.worker._pool.servers[0].maxconn = 1
+    one.say("server", index=1, up=False)
+    await one.session(backend)
+    for _ in range(3):
+        await one.client()
+    await eventually(lambda: one.count(Frontend.WAITING) == 3)
+    one.say("server", index=1, up=True)
+    for _ in range(3):
+        await one.served(other)
+
+
+async def test_a_client_that_is_gone_before_it_was_served_leaves_nothing(
+    shop: Open, backend: Backend
+) -> None:
+    one = shop(backend)
+    for _ in range(5):
+        (await one.client()).rst()
+    await eventually(lambda: one.count(Frontend.TOTAL) == 5)
+    await one.empty()
+
+
+async def test_maxconn_makes_clients_wait_in_the_kernels_queue(shop: Open, backend: Backend) -> None:
+    one = shop(backend, maxconn=2)
+    sessions = [await one.session(backend) for _ in range(2)]
+    third = await one.client()  # connected by the kernel
+    await third.send(b"early")
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await third.receive()
+    assert one.count(Frontend.TOTAL) == 2
+    sessions[0][0].close()
+    await sessions[0][1].expect_fin()
+    sessions[0][1].close()
+    await (await one.served(backend)).expect(b"early")
+
+
+async def test_an_error_of_ours_costs_one_session_and_nothing_else(
+    shop: Open, backend: Backend, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = shop(backend)
+    dialler, one.worker._dialler = one.worker._dialler, cast(Any, None)
+    await (await one.client()).expect_rst()
+    await one.empty()
+    assert "task session failed" in caplog.text
+    one.worker._dialler = dialler
+    await one.session(backend)
+
+
+# ----- the virtual address ------------------------------------------------------------------------
+
+
+async def test_when_the_address_leaves_its_sessions_are_reset_on_both_sides(
+    shop: Open, backend: Backend
+) -> None:
+    one = shop(backend)
+    elected = await one.session(backend, one.elected)
+    plain = await one.session(backend)
+    one.give_address_up()
+    await elected[0].expect_rst()
+    await elected[1].expect_rst()
+    await plain[0].send(b"still here")
+    await plain[1].expect(b"still here")
+    assert one.count(Frontend.KILLED) == 1
+    with pytest.raises(ConnectionRefusedError):
+        await one.client(one.elected)
+    await one.session(backend)
+
+
+async def test_when_the_address_leaves_those_who_wait_for_a_server_are_reset(shop: Open) -> None:
+    with contextlib.closing(Backend("127.0.66.23")) as silent:
+        one = shop(silent.silent())
+        dialling = await one.client(one.elected)
+        await eventually(lambda: one.server_count(ServerColumn.CURRENT) == 1)
+        one.give_address_up()
+        await dialling.expect_rst()
+        await one.empty()
+        assert one.count(Frontend.KILLED) == 1
+        assert one.count(Frontend.REFUSED) == 0
+
+
+async def test_the_address_comes_and_goes(shop: Open, backend: Backend) -> None:
+    one = shop(backend, active=False)
+    with pytest.raises(ConnectionRefusedError):
+        await one.client(one.elected)
+    for count in range(1, 6):
+        one.take_address()
+        client, server = await one.session(backend, one.elected)
+        one.give_address_up()
+        one.say("passive")
+        await client.expect_rst()
+        await server.expect_rst()
+        assert one.count(Frontend.KILLED) == count
+
+
+async def test_being_told_of_an_address_that_has_left_already_does_no_harm(
+    shop: Open, backend: Backend
+) -> None:
+    one = shop(backend, active=False)
+    one.say("active")
+    await asyncio.sleep(0.01)
+    one.take_address()
+    await one.session(backend, one.elected)
+
+
+# ----- the end ------------------------------------------------------------------------------------
+
+
+async def test_a_drain_serves_the_queue_refuses_the_rest_and_waits(shop: Open, backend: Backend) -> None:
+    one = shop(backend)
+    early = await one.session(backend)
+    waiting = [await one.client() for _ in range(5)]  # in the kernel's queue: the loop has not turned
+    async with asyncio.TaskGroup() as tasks:
+        draining = tasks.create_task(one.drain(PATIENCE_SECONDS))
+        await asyncio.sleep(0)
+        for client in waiting:
+            server = await one.served(backend)
+            await server.send(b"welcome")
+            client.close()
+            server.close()
+        with pytest.raises(ConnectionRefusedError):
+            await one.client()
+        one.say("active")  # too late: it will not be for this worker
+        assert not draining.done()
+        await early[0].send(b"last words")
+        await early[1].expect(b"last words")
+        early[0].close()
+        await early[1].expect_fin()
+        began = time.monotonic()
+        early[1].close()
+    assert time.monotonic() - began < 1
+    assert one.count(Frontend.KILLED) == 0
+
+
+async def test_what_is_left_at_the_end_of_the_drain_is_reset(shop: Open, backend: Backend) -> None:
+    one = shop(backend)
+    one.worker._pool.servers[0].maxconn = 1
+    client, server = await one.session(backend)
+    queued = await one.client()
+    await eventually(lambda: one.count(Frontend.WAITING) == 1)
+    await one.drain(0.05)
+    for actor in (client, server, queued):
+        await actor.expect_rst()
+    assert one.count(Frontend.KILLED) == 2
+
+
+async def test_a_drain_without_sessions_is_done_at_once(shop: Open, backend: Backend) -> None:
+    one = shop(backend)
+    async with asyncio.timeout(1):
+        await one.drain(3600)
+    with pytest.raises(ConnectionRefusedError):
+        await one.client(one.elected)
+
+
+async def test_the_nodes_word_to_drain_stops_the_process(shop: Open, backend: Backend) -> None:
+    one = shop(backend)
+    one.say("drain")
+    assert one.process.stopping.is_set()

@@ -1,0 +1,82 @@
+"""Who sees whom die: real processes that are killed. The programs are in process_programs/."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from pathlib import Path
+
+from processes_harness import program, watched
+
+PARENT = ("-m", "tier", "--act", "parent")
+
+
+def test_a_bug_keeps_its_traceback() -> None:
+    with program("-m", "tier", "--act", "fail with a bug") as tier:
+        returncode, _, err = tier.end()
+    assert returncode == 1
+    assert "Traceback" in err
+    assert "RuntimeError: a bug" in err
+
+
+def test_a_parent_hears_its_child_and_how_it_was_killed() -> None:
+    with program(*PARENT, "--node", "web7") as tier:
+        tier.line("ready")  # of the parent itself, as soon as the child is forked
+        child = tier.line()
+        assert re.fullmatch(r"child \d+ hello web7/kid", child)
+        assert [tier.line(), tier.line()] == ["event something happened", "ready"]
+        assert "web7/kid INFO    the child logs" in tier.line(of="err")
+        os.kill(int(child.split()[1]), signal.SIGKILL)
+        assert tier.line() == f"exit -{signal.SIGKILL.value}"
+
+
+def test_a_child_ends_when_its_parent_is_killed() -> None:
+    with program(*PARENT) as tier:
+        with watched(int(tier.line("child").split()[1])) as child:
+            tier.signal(signal.SIGKILL)
+            child.ends()
+        assert "web/kid WARNING the parent process is gone: stopping" in tier.end()[2]
+
+
+def test_a_child_that_is_starting_ends_when_its_parent_is_killed() -> None:
+    """Its interpreter is still importing: it finds the end of the channel when it comes to it."""
+    with program(*PARENT) as tier:
+        tier.line("ready")
+        children = Path(f"/proc/{tier.process.pid}/task/{tier.process.pid}/children").read_text()
+        with watched(int(children)) as child:
+            tier.signal(signal.SIGKILL)
+            child.ends()
+
+
+def test_a_second_signal_forces_and_takes_the_children_along() -> None:
+    with program(*PARENT) as tier, watched(int(tier.line("child").split()[1])) as child:
+        tier.signal(signal.SIGTERM)
+        tier.line("stopping")
+        assert child.lives()
+        tier.signal(signal.SIGINT)
+        returncode, _, err = tier.end()
+        child.ends()
+    assert returncode == 1
+    assert "SIGINT again: stopping at once" in err
+
+
+def test_log_files_are_opened_again_on_sigusr2_also_by_children(tmp_path: Path) -> None:
+    log, old = tmp_path / "log", tmp_path / "log.1"
+    with (
+        program(*PARENT, "--log-file", str(log)) as tier,
+        watched(int(tier.line("child").split()[1])) as child,
+    ):
+        tier.line("happened")
+        log.rename(old)
+        tier.signal(signal.SIGUSR2)
+        tier.wait_until(log.exists)
+        tier.signal(signal.SIGTERM)
+        tier.line("stopping")
+        tier.signal(signal.SIGKILL)
+        child.ends()
+    assert "web/kid INFO    the child logs" in old.read_text()
+    assert [line[24:] for line in log.read_text().splitlines()] == [
+        "web INFO    SIGTERM: stopping",
+        "web/kid WARNING the parent process is gone: stopping",
+    ]

@@ -1,0 +1,465 @@
+"""The daemon with real sockets and short intervals. What the router decides is tested with the router."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+from elections import KEY, VIP, Peer, Stage, authenticator, damaged, until
+from prometheus_client import CollectorRegistry, generate_latest
+
+from scaleup.vrrp import daemon as daemon_module
+from scaleup.vrrp.daemon import DROP_CAUSES
+from scaleup.vrrp.metrics import ElectionCollector, snapshot
+
+A, B, STRANGER = "127.0.60.1", "127.0.60.2", "127.0.60.3"
+TICK = 0.02
+"""Seconds: an interval long enough for a busy machine, short enough for a test."""
+
+
+@pytest.fixture
+async def stage() -> AsyncIterator[Stage]:
+    with contextlib.closing(Stage()) as stage:
+        yield stage
+
+
+@pytest.fixture
+def keyfile(tmp_path: Path) -> str:
+    path = tmp_path / "key"
+    path.write_bytes(KEY)
+    return f"hmac:{path}"
+
+
+# ----- two nodes ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("interval", [TICK, 0.01])
+async def test_two_nodes_elect_fail_over_and_preempt(stage: Stage, interval: float) -> None:
+    a = stage.node(A, B, priority=150, interval=interval)
+    b = stage.node(B, A, priority=100, interval=interval)
+    await a.becomes("active")
+    assert b.roles == ["backup"]
+
+    a.cut()
+    await b.becomes("active")
+
+    a.heal()
+    await b.becomes("backup")
+    assert a.roles == ["backup", "active"], "it never heard a higher priority"
+    assert b.roles == ["backup", "active", "backup"]
+
+
+@pytest.mark.parametrize("preempt", [True, False])
+async def test_one_that_returns_takes_over_only_if_it_preempts(stage: Stage, preempt: bool) -> None:
+    a = stage.node(A, B, priority=150, interval=TICK, preempt=preempt)
+    b = stage.node(B, A, priority=100, interval=TICK)
+    await a.becomes("active")
+    a.daemon.stop()
+    assert a.daemon.role == "fault"
+    await b.becomes("active")
+    a.daemon.start()
+    if preempt:
+        await a.becomes("active")
+        await b.becomes("backup")
+    else:
+        heard = a.daemon.received
+        await until(lambda: a.daemon.received > heard + 8)  # twice its Active_Down_Interval
+        assert (a.daemon.role, b.daemon.role) == ("backup", "active")
+
+
+async def test_after_priority_0_only_the_skew_is_waited_for(stage: Stage) -> None:
+    node, peer = stage.node(B, A, priority=100, interval=0.3), stage.peer(A, to=B)
+    peer.advertise(200, interval_cs=30)
+    await until(lambda: node.daemon.received == 1)
+    peer.advertise(0, interval_cs=30)
+    began = time.monotonic()
+    await node.becomes("active")
+    waited = time.monotonic() - began
+    assert 0.3 * (256 - 100) / 256 - 0.01 < waited < 3 * 0.3
+    assert "priority 0" in node.rules[-1]
+
+
+async def test_after_silence_three_intervals_and_the_skew_are_waited_for(stage: Stage) -> None:
+    node, peer = stage.node(B, A, priority=200, interval=TICK), stage.peer(A, to=B)
+    peer.advertise(250, interval_cs=2)
+    await until(lambda: node.daemon.received == 1)
+    heard = node.daemon.last_heard[A]
+    await node.becomes("active")
+    waited = asyncio.get_running_loop().time() - heard
+    assert waited > 3 * TICK + TICK * 56 / 256 - 0.001
+    assert (await peer.hears(200)).interval == TICK
+
+
+async def test_the_word_to_stop_is_priority_0_and_comes_after_the_address_is_given_up(stage: Stage) -> None:
+    node, peer = stage.node(B, A, interval=TICK), stage.peer(A, to=B)
+    await node.becomes("active")
+    node.daemon.stop()
+    await peer.hears(0)
+    assert not node.owner.has
+    node.daemon.stop()
+    assert node.roles == ["backup", "active", "fault"]
+    assert peer.heard() == [], "it says so once"
+
+
+async def test_what_a_node_had_before_it_starts_is_released(stage: Stage) -> None:
+    node = stage.node(B, A, start=False, interval=1.0)
+    node.owner.has = True
+    node.daemon.start()
+    assert not node.owner.has
+
+
+# ----- lateness -----------------------------------------------------------------------------------
+
+
+LATE_SECONDS = 6 * TICK  # longer than the Active_Down_Interval
+
+
+async def test_a_late_riser_reads_what_came_before_it_judges_the_timer(stage: Stage) -> None:
+    node, peer = stage.node(B, A, interval=TICK), stage.peer(A, to=B)
+    for _ in range(5):
+        peer.advertise(200, interval_cs=100)
+    time.sleep(LATE_SECONDS)  # noqa: ASYNC251 - nothing else runs: that is the point
+    await until(lambda: node.daemon.received == 5)
+    await asyncio.sleep(0)  # the timer was due in the round that read the socket
+    assert node.roles == ["backup"]
+
+
+async def test_the_timer_itself_reads_whatever_the_loop_calls_first(stage: Stage) -> None:
+    node, peer = stage.node(B, A, interval=TICK), stage.peer(A, to=B)
+    asyncio.get_running_loop().remove_reader(node.network.fileno())
+    peer.advertise(200, interval_cs=100)
+    await until(lambda: node.daemon.received == 1)
+    assert node.roles == ["backup"]
+
+
+async def test_a_late_riser_who_heard_nothing_takes_over(stage: Stage) -> None:
+    node = stage.node(B, A, interval=TICK)
+    time.sleep(LATE_SECONDS)  # noqa: ASYNC251
+    await node.becomes("active")
+
+
+async def test_a_backlog_longer_than_a_batch_is_read_to_the_end(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scaleup.vrrp.network.MAX_DRAIN", 3)
+    node, peer = stage.node(B, A, interval=1.0), stage.peer(A, to=B)
+    for _ in range(10):
+        peer.advertise()
+    await until(lambda: node.daemon.received == 10)
+
+
+# ----- what is dropped ----------------------------------------------------------------------------
+
+
+def forge(peer: Peer, cause: str) -> bytes:
+    """A datagram to be dropped by a node without authentication, for `cause`."""
+    good = peer.message(addresses=(VIP,))
+    match cause:
+        case "ttl":
+            peer.hop_limit(64)
+        case "short":
+            return good[:7]
+        case "version":
+            return damaged(good, 0, 0x21)
+        case "type":
+            return damaged(good, 0, 0x32)
+        case "no-addresses":
+            return damaged(good, 3, 0)
+        case "trailing":
+            return good + bytes(28)
+        case "checksum":
+            return good[:2] + bytes([good[2] ^ 1]) + good[3:]
+        case "vrid":
+            return peer.message(vrid=52)
+        case "interval":
+            return damaged(damaged(good, 4, 0), 5, 0)
+    return good
+
+
+CURES = {
+    "peer": "--peer",
+    "ttl": "TTL 64, not 255: it was routed",
+    "short": "7 bytes",
+    "version": "vrrp_version 3",
+    "type": "type 2",
+    "no-addresses": "no virtual address",
+    "trailing": "--auth",
+    "checksum": "damaged, or a NAT",
+    "vrid": "see --vrid",
+    "interval": "interval of 0",
+}
+
+
+@pytest.mark.parametrize("cause", CURES)
+async def test_what_is_dropped_is_counted_by_cause_and_logged_with_a_cure(
+    stage: Stage, cause: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    node = stage.node(B, A, interval=1.0)
+    sender = stage.peer(STRANGER if cause == "peer" else A, to=B)
+    data = forge(sender, cause)
+    for _ in range(5):
+        sender.send(data)
+    await until(lambda: node.daemon.dropped[cause] == 5)
+    assert sum(node.daemon.dropped.values()) == 5
+    assert node.daemon.received == 0
+    assert node.roles == ["backup"]
+    (line,) = caplog.messages
+    assert CURES[cause] in line, "one line in LOG_EVERY_SECONDS"
+    assert str(sender.address) in line
+
+
+AUTH_CURES = {
+    "missing": "does not authenticate",
+    "malformed": "28",
+    "stale": "NTP",
+    "key": "key 2",
+    "mac": "another key",
+    "replay": "replay",
+}
+
+
+@pytest.mark.parametrize("cause", AUTH_CURES)
+async def test_a_forger_is_dropped(
+    stage: Stage, cause: str, keyfile: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    node, peer = stage.node(B, A, interval=1.0, auth=keyfile), stage.peer(A, to=B)
+    now = node.wall + asyncio.get_running_loop().time()
+    message, source = peer.message(), peer.address
+    seal: dict[str, Callable[[], bytes]] = {
+        "missing": lambda: message,
+        "malformed": lambda: authenticator().seal(message, source, now)[:-1],
+        "stale": lambda: authenticator().seal(message, source, now - 3600),
+        "key": lambda: authenticator(key_id=2).seal(message, source, now),
+        "mac": lambda: authenticator(b"x" * 32).seal(message, source, now),
+        "replay": lambda: authenticator().seal(message, source, now),
+    }
+    data = seal[cause]()
+    if cause == "replay":
+        peer.send(data)
+        await until(lambda: node.daemon.received == 1)
+    peer.send(data)
+    await until(lambda: node.daemon.dropped[cause] == 1)
+    assert sum(node.daemon.dropped.values()) == 1
+    assert AUTH_CURES[cause] in caplog.messages[-1]
+    assert node.roles == ["backup"]
+
+
+async def test_every_line_about_one_cause_has_to_wait_its_turn(
+    stage: Stage, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node, peer = stage.node(B, A, interval=1.0), stage.peer(A, to=B)
+    peer.send(b"nonsense, but long enough")
+    await until(lambda: node.daemon.dropped["version"] == 1)
+    for _ in range(9):
+        peer.send(b"nonsense, but long enough")
+    await until(lambda: node.daemon.dropped["version"] == 10)
+    assert len(caplog.messages) == 1
+    monkeypatch.setattr(node.daemon._limited, "_seconds", 0.0)
+    peer.send(b"nonsense, but long enough")
+    await until(lambda: node.daemon.dropped["version"] == 11)
+    assert "(9 more like it before)" in caplog.messages[-1]
+
+
+async def test_a_flood_does_not_keep_the_timer_from_its_turn(stage: Stage, keyfile: str) -> None:
+    node, peer = stage.node(B, A, interval=TICK, auth=keyfile), stage.peer(A, to=B)
+    await node.becomes("active")
+    forged = authenticator(b"x" * 32).seal(peer.message(255), peer.address, node.wall)
+    for number in range(2000):
+        peer.send(forged)
+        if number % 100 == 99:
+            await asyncio.sleep(0)
+    await until(lambda: node.daemon.dropped["mac"] + node.daemon.dropped["stale"] == 2000)
+
+    done = threading.Event()
+
+    def flood() -> None:
+        while not done.is_set():
+            peer.send(forged)
+
+    flooder = threading.Thread(target=flood)
+    flooder.start()
+    try:
+        sent = node.daemon.sent
+        await until(lambda: node.daemon.sent >= sent + 4)
+    finally:
+        done.set()
+        await asyncio.to_thread(flooder.join)
+    assert node.roles == ["backup", "active"]
+
+
+async def test_differences_are_logged_and_not_dropped(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    """RFC 9568 §7.1: "SHOULD log … but … process"."""
+    node, peer = stage.node(B, A, interval=1.0), stage.peer(A, to=B)
+    peer.advertise(interval_cs=200)
+    peer.advertise(addresses=(VIP + 1, VIP))
+    await until(lambda: node.daemon.received == 2)
+    assert "every 2 s; see --interval" in caplog.messages[0]
+    assert "other addresses: 127.0.60.101, 127.0.60.100; see --vip" in caplog.messages[1]
+
+
+# ----- faults -------------------------------------------------------------------------------------
+
+
+async def test_a_node_that_cannot_serve_leaves_until_it_can(stage: Stage) -> None:
+    node, peer = stage.node(B, A, interval=TICK), stage.peer(A, to=B)
+    await node.becomes("active")
+    node.daemon.fault("no worker accepts")
+    assert node.rules[-1] == "no worker accepts"
+    await peer.hears(0)
+    peer.advertise()
+    await until(lambda: node.daemon.received == 1)  # it goes on listening, and takes no notice
+    node.daemon.fault("no worker accepts")
+    assert node.roles == ["backup", "active", "fault"]
+    assert peer.heard() == []
+
+    node.daemon.recover()
+    await node.becomes("active")
+    node.daemon.recover()
+    assert node.roles == ["backup", "active", "fault", "backup", "active"]
+
+
+async def test_a_node_that_cannot_take_the_address_does_not_claim_it(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(daemon_module, "TAKE_AGAIN_SECONDS", 2 * TICK)
+    node, peer = stage.node(B, A, start=False, interval=TICK), stage.peer(A, to=B)
+    node.owner.refusal = OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+    node.daemon.start()
+    await until(lambda: node.owner.attempts == 2)
+    assert node.roles == ["backup", "fault", "backup", "fault"]
+    assert "cannot be taken: Address already in use" in node.rules[1]
+    assert "cannot be taken" in caplog.text
+    assert {adv.priority for adv in peer.heard()} == {0}, "the others need not wait for it"
+
+    node.owner.refusal = None
+    await node.becomes("active")
+    await peer.hears(100)
+
+
+async def test_a_node_at_fault_does_not_try_to_take_the_address_again(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(daemon_module, "TAKE_AGAIN_SECONDS", TICK)
+    node = stage.node(B, A, start=False, interval=TICK)
+    node.owner.refusal = OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+    node.daemon.start()
+    await node.becomes("fault")
+    node.daemon.fault("no worker accepts")
+    await asyncio.sleep(3 * TICK)  # it would have tried by then
+    assert node.roles == ["backup", "fault"]
+
+
+async def test_a_peer_that_cannot_be_reached_does_not_keep_the_others_from_hearing(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    node = stage.node(B, "255.255.255.255", A, interval=TICK)  # broadcast: EACCES
+    peer = stage.peer(A, to=B)
+    await node.becomes("active")
+    for _ in range(3):
+        await peer.hears(100)
+    assert caplog.messages.count("cannot advertise to 255.255.255.255: Permission denied") == 1
+
+
+async def test_when_sending_fails_for_a_while_the_role_stays(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node, peer = stage.node(B, A, interval=TICK), stage.peer(A, to=B)
+    await node.becomes("active")
+    monkeypatch.setattr(node.network, "_port", 0)  # EINVAL
+    sent = node.daemon.sent
+    await until(lambda: node.daemon.sent > sent + 3)
+    peer.heard()
+    monkeypatch.undo()
+    await peer.hears(100)
+    assert node.roles == ["backup", "active"]
+
+
+# ----- clocks -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("step", [3600.0, -3600.0])
+async def test_a_wrong_clock_costs_the_election_only_as_long_as_it_is_wrong(
+    stage: Stage, keyfile: str, step: float
+) -> None:
+    a = stage.node(A, B, priority=150, interval=TICK, auth=keyfile)
+    b = stage.node(B, A, priority=100, interval=TICK, auth=keyfile)
+    await a.becomes("active")
+    await until(lambda: b.daemon.received > 0)
+    a.wall += step
+    await b.becomes("active")  # neither believes the other
+    await until(lambda: a.daemon.dropped["stale"] > 0)
+    a.wall -= step
+    await b.becomes("backup")
+    heard = b.daemon.received
+    await until(lambda: b.daemon.received > heard + 4)
+    assert (a.daemon.role, b.daemon.role) == ("active", "backup")
+
+
+@pytest.mark.parametrize("step", [3600.0, -3600.0])
+async def test_clocks_that_step_together_cost_nothing(stage: Stage, keyfile: str, step: float) -> None:
+    a = stage.node(A, B, priority=150, interval=TICK, auth=keyfile)
+    b = stage.node(B, A, priority=100, interval=TICK, auth=keyfile)
+    await a.becomes("active")
+    await until(lambda: b.daemon.received > 0)
+    a.wall += step
+    b.wall += step
+    heard = b.daemon.received
+    await until(lambda: b.daemon.received > heard + 8)
+    assert b.roles == ["backup"]
+
+
+# ----- IPv6 and figures ---------------------------------------------------------------------------
+
+
+async def test_ipv6_with_authentication(stage: Stage, keyfile: str) -> None:
+    """Loopback has one IPv6 address: the peer says from it, on another port, what the node is to believe."""
+    vip = ip_address("fe80::100")
+    node = stage.node("::1", "::2", vip=[str(vip)], interval=1.0, auth=keyfile)
+    node.network.peers = (ip_address("::1"),)
+    peer = stage.peer("::1", to="::1")
+    message = peer.message(addresses=(vip,))
+    now = node.wall + asyncio.get_running_loop().time()
+    peer.send(authenticator().seal(message, peer.address, now))
+    peer.send(authenticator().seal(message, ip_address("::2"), now))
+    peer.hop_limit(64)
+    peer.send(authenticator().seal(message, peer.address, now + 1))
+    await until(lambda: node.daemon.received and node.daemon.dropped["mac"] and node.daemon.dropped["ttl"])
+    assert sum(node.daemon.dropped.values()) == 2
+    assert node.roles == ["backup"]
+
+
+async def test_the_metrics_say_what_happened(stage: Stage) -> None:
+    node, peer = stage.node(B, A, interval=TICK), stage.peer(A, to=B)
+    peer.advertise(interval_cs=2)
+    peer.send(b"")
+    await node.becomes("active")
+    values = snapshot(node.daemon, asyncio.get_running_loop().time())
+    assert set(values["dropped"]) == set(DROP_CAUSES), "every cause from the start, so that rates can be had"
+    registry = CollectorRegistry()
+    registry.register(ElectionCollector(lambda: values))
+    text = generate_latest(registry).decode()
+    for line in (
+        'scaleup_vrrp_state{state="active"} 1.0',
+        'scaleup_vrrp_state{state="backup"} 0.0',
+        'scaleup_vrrp_transitions_total{to="active"} 1.0',
+        'scaleup_vrrp_transitions_total{to="backup"} 1.0',
+        "scaleup_vrrp_advertisements_received_total 1.0",
+        'scaleup_vrrp_advertisements_dropped_total{cause="short"} 1.0',
+        'scaleup_vrrp_advertisements_dropped_total{cause="mac"} 0.0',
+    ):
+        assert line in text
+    assert 'scaleup_vrrp_peer_silence_seconds{peer="127.0.60.1"} 0.' in text
+
+
+def test_before_the_first_statistics_there_are_no_metrics() -> None:
+    registry = CollectorRegistry()
+    registry.register(ElectionCollector(dict))
+    assert generate_latest(registry) == b""

@@ -1,0 +1,131 @@
+"""Conditions, ranges and encodings: the decisions, without a file."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scaleup.web.conditions import Span, Unsatisfiable, Version, accepts, precondition, requested_span
+
+VERSION = Version(b'"v1"', 1_000_000_000)
+MODIFIED = b"Sun, 09 Sep 2001 01:46:40 GMT"
+EARLIER = b"Sun, 09 Sep 2001 01:46:39 GMT"
+LATER = b"Sun, 09 Sep 2001 01:46:41 GMT"
+
+
+def test_last_modified() -> None:
+    assert VERSION.last_modified == MODIFIED
+
+
+@pytest.mark.parametrize(
+    ("fields", "status"),
+    [
+        ({}, 200),
+        ({b"If-Match": b'"v1"'}, 200),
+        ({b"If-Match": b'"v0", "v1"'}, 200),
+        ({b"If-Match": b"*"}, 200),
+        ({b"If-Match": b'"v0"'}, 412),
+        ({b"If-Match": b'W/"v1"'}, 412),  # strong comparison
+        ({b"If-Unmodified-Since": MODIFIED}, 200),
+        ({b"If-Unmodified-Since": EARLIER}, 412),
+        ({b"If-Unmodified-Since": b"yesterday"}, 200),
+        (
+            {b"If-Match": b'"v1"', b"If-Unmodified-Since": EARLIER},
+            200,
+        ),  # §13.2.2: the latter is not looked at
+        ({b"If-None-Match": b'"v1"'}, 304),
+        ({b"If-None-Match": b'W/"v1"'}, 304),  # weak comparison
+        ({b"If-None-Match": b"*"}, 304),
+        ({b"If-None-Match": b'"v0"'}, 200),
+        ({b"If-Modified-Since": MODIFIED}, 304),
+        ({b"If-Modified-Since": LATER}, 304),
+        ({b"If-Modified-Since": EARLIER}, 200),
+        ({b"If-Modified-Since": b"Sunday, 09-Sep-01 01:46:40 GMT"}, 304),  # RFC 850's date
+        ({b"If-Modified-Since": b"Sun Sep  9 01:46:40 2001"}, 304),  # asctime's
+        ({b"If-None-Match": b'"v0"', b"If-Modified-Since": LATER}, 200),
+    ],
+)
+def test_preconditions(fields: dict[bytes, bytes], status: int) -> None:
+    assert precondition(list(fields.items()), VERSION) == status
+
+
+def span(text: bytes, size: int = 10, **fields: bytes) -> Span | None:
+    extra = [(name.replace("_", "-").encode(), value) for name, value in fields.items()]
+    return requested_span([(b"Range", text), *extra], VERSION, size)
+
+
+def test_spans() -> None:
+    assert span(b"bytes=2-3") == Span(2, 2)
+    assert span(b"BYTES = 2 - 3") == Span(2, 2)
+    assert span(b"bytes=2-") == Span(2, 8)
+    assert span(b"bytes=-3") == Span(7, 3)
+    assert span(b"bytes=-99") == Span(0, 10)
+    for ignored in (
+        b"",
+        b"bytes",
+        b"bytes=",
+        b"bytes=-",
+        b"bytes=2",
+        b"bytes=3-2",
+        b"bytes=1-2,4-5",
+        b"x=1-2",
+    ):
+        assert span(ignored) is None
+    for outside in (b"bytes=10-", b"bytes=10-11", b"bytes=-0"):
+        with pytest.raises(Unsatisfiable):
+            span(outside)
+    with pytest.raises(Unsatisfiable):
+        span(b"bytes=0-", 0)
+    assert span(b"bytes=0-" + b"9" * 100) is None  # no number that anybody means
+
+
+def test_if_range_is_the_very_same_version() -> None:
+    assert span(b"bytes=2-3", If_Range=b'"v1"') == Span(2, 2)
+    assert span(b"bytes=2-3", If_Range=MODIFIED) == Span(2, 2)
+    for other in (b'"v0"', b'W/"v1"', EARLIER, LATER, b"nonsense"):
+        assert span(b"bytes=2-3", If_Range=other) is None
+
+
+@given(st.integers(0, 20), st.integers(0, 25), st.integers(0, 25))
+def test_a_span_lies_within_the_file(size: int, first: int, last: int) -> None:
+    content = bytes(range(size))
+    try:
+        found = span(b"bytes=%d-%d" % (first, last), size)
+    except Unsatisfiable:
+        assert first >= size
+        return
+    if found is not None:
+        assert content[first : last + 1] == content[found.start : found.start + found.length] != b""
+
+
+@given(st.binary(max_size=30))
+def test_any_range_is_a_span_none_or_unsatisfiable(text: bytes) -> None:
+    try:
+        found = span(text)
+    except Unsatisfiable:
+        return
+    assert found is None or 0 <= found.start < found.start + found.length <= 10
+
+
+@pytest.mark.parametrize(
+    ("accepted", "gzip"),
+    [
+        (b"gzip", True),
+        (b"GZIP", True),
+        (b"br, gzip;q=0.001", True),
+        (b"*", True),
+        (b"gzip;q=1.000", True),
+        (b"gzip;q=0", False),
+        (b"gzip;q=0.000", False),
+        (b"gzip;q=0, *", False),
+        (b"*;q=0", False),
+        (b"gzipped", False),
+        (b"identity", False),
+        (b"", False),
+    ],
+)
+def test_accepted_encodings(accepted: bytes, gzip: bool) -> None:
+    assert accepts([(b"Accept-Encoding", accepted)], b"gzip") is gzip
+
+
+def test_no_accept_encoding_means_none() -> None:
+    assert not accepts([], b"gzip")

@@ -1,0 +1,298 @@
+"""Files on a real socket: what is served, what is not, and what must not get out."""
+
+import os
+from pathlib import Path
+
+import pytest
+from web_harness import Answer, running, until
+
+BIG = bytes(range(256)) * 4096  # 1 MiB: several pieces
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    root = tmp_path / "site"
+    (root / "sub").mkdir(parents=True)
+    (root / ".well-known").mkdir()
+    (root / "index.html").write_text("<h1>front</h1>")
+    (root / "sub" / "index.html").write_text("<h1>sub</h1>")
+    (root / "empty").mkdir()
+    (root / "app.js").write_text("let plain")
+    (root / "app.js.br").write_bytes(b"(brotli)")
+    (root / "app.js.gz").write_bytes(b"(gzip)")
+    (root / "digits").write_bytes(b"0123456789")
+    (root / "nothing.txt").write_bytes(b"")
+    (root / "big").write_bytes(BIG)
+    (root / "ä b.txt").write_text("umlaut")
+    (root / ".env").write_text("secret")
+    (root / ".well-known" / "acme").write_text("token")
+    (tmp_path / "outside").write_text("secret")
+    (root / "out").symlink_to(tmp_path / "outside")
+    (root / "up").symlink_to(tmp_path)
+    (root / "in").symlink_to(root / "digits")
+    os.mkfifo(root / "pipe")
+    return root
+
+
+async def test_an_index_a_type_and_the_security_headers(root: Path) -> None:
+    async with running(root=root) as web:
+        answer = await web.get("/")
+        assert (answer.status, answer.body) == (200, b"<h1>front</h1>")
+        assert answer.value("content-type") == "text/html; charset=utf-8"
+        assert answer.value("x-content-type-options") == "nosniff"
+        assert answer.value("referrer-policy") == "same-origin"
+        assert "frame-ancestors 'none'" in (answer.value("content-security-policy") or "")
+        assert answer.value("x-served-by") == "web1"
+        assert answer.value("server") == "scaleup"
+        assert answer.value("content-length") == "14"
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "body"),
+    [
+        ("/sub/", 200, b"<h1>sub</h1>"),
+        ("/sub/../digits", 200, b"0123456789"),
+        ("/./digits", 200, b"0123456789"),
+        ("//digits", 200, b"0123456789"),
+        ("/%64igits", 200, b"0123456789"),
+        ("/sub%2f..%2fdigits", 200, b"0123456789"),
+        ("/digits?a=%00b", 200, b"0123456789"),
+        ("/in", 200, b"0123456789"),
+        ("/%C3%A4%20b.txt", 200, b"umlaut"),
+        ("/nothing.txt", 200, b""),
+        ("/.well-known/acme", 200, b"token"),
+        ("http://elsewhere.test/digits", 200, b"0123456789"),
+    ],
+)
+async def test_what_is_served(root: Path, path: str, status: int, body: bytes) -> None:
+    async with running(root=root) as web:
+        answer = await web.get(path)
+        assert (answer.status, answer.body) == (status, body)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/../outside", "/sub/../../outside", "/%2e%2e/outside", "/..%2foutside", "/%2e%2e%2foutside"),
+        *("/..\\outside", "/..%5coutside", "/%5c..%5coutside", "/....//outside", "/%252e%252e/outside"),
+        *("/out", "/up/outside", "/up/site/digits/../../outside", "/..;/outside", "/%c0%ae%c0%ae/outside"),
+        *("/.env", "/%2eenv", "/sub/.env", "/.git/config", "/.", "/.."),
+        *("/digits%00.html", "/%00", "/digits/", "/digits/x", "/empty/", "/pipe", "/missing", "/app.js.br/"),
+        "/" + "a" * 300,
+    ],
+)
+async def test_what_is_not_served(root: Path, path: str) -> None:
+    async with running(root=root) as web:
+        answer = await web.get(path)
+        if path == "/.":
+            assert answer.body == b"<h1>front</h1>"  # the root itself
+            return
+        assert answer.status in (400, 404)
+        assert b"secret" not in answer.body
+        assert answer.value("content-type") == "application/problem+json"
+
+
+async def test_an_error_for_a_person_is_a_page(root: Path) -> None:
+    async with running(root=root) as web:
+        answer = await web.get("/missing", b"Accept: text/html,*/*")
+        assert answer.status == 404
+        assert answer.value("content-type") == "text/html; charset=utf-8"
+        assert b"<h1>404 Not Found</h1>" in answer.body
+
+
+async def test_a_folder_without_its_slash_is_redirected_within_the_site(root: Path) -> None:
+    (root / "evil.test").mkdir()
+    async with running(root=root) as web:
+        answer = await web.get("/sub?a=b")
+        assert (answer.status, answer.value("location")) == (301, "/sub/?a=b")
+        answer = await web.get("//evil.test")
+        assert answer.value("location") == "/evil.test/"  # not //evil.test/, which is another host
+
+
+async def test_files_can_only_be_read(root: Path) -> None:
+    async with running(root=root) as web:
+        for method in ("POST", "PUT", "DELETE", "OPTIONS", "PATCH"):
+            answer = await web.get("/digits", method=method, body=b"x")
+            assert (answer.status, answer.value("allow")) == (405, "GET, HEAD")
+
+
+async def test_head_is_get_without_a_body(root: Path) -> None:
+    async with running(root=root) as web:
+        get, head = await web.get("/big"), await web.get("/big", method="HEAD")
+        assert head.body == b""
+        assert [f for f in head.fields if f[0] != "Date"] == [f for f in get.fields if f[0] != "Date"]
+        assert (await web.get("/missing", method="HEAD")).body == b""
+
+
+async def test_a_large_file_arrives_whole(root: Path) -> None:
+    async with running(root=root) as web:
+        assert (await web.get("/big")).body == BIG
+
+
+async def test_a_file_that_shrinks_while_it_is_sent_does_not_look_complete(root: Path) -> None:
+    (root / "huge").write_bytes(bytes(64 * 1024 * 1024))  # more than any socket buffer takes
+    async with running(root=root) as web:
+        client = await web.connect()
+        client.writer.write(b"GET /huge HTTP/1.1\r\nHost: a\r\n\r\n")
+        await client.head()
+        os.truncate(root / "huge", 1024 * 1024)
+        with pytest.raises(ConnectionResetError):
+            await client.rest()
+        client.writer.close()
+
+
+async def test_not_modified_and_precondition_failed(root: Path) -> None:
+    async with running(root=root) as web:
+        first = await web.get("/digits")
+        etag, modified = (first.value(name) or "" for name in ("etag", "last-modified"))
+        for condition in (
+            f"If-None-Match: {etag}",
+            f"If-None-Match: W/{etag}",
+            f"If-Modified-Since: {modified}",
+        ):
+            answer = await web.get("/digits", condition.encode())
+            assert (answer.status, answer.body) == (304, b"")
+            assert answer.value("etag") == etag
+            assert answer.value("content-length") is None
+        assert (await web.get("/digits", b'If-None-Match: "other"')).status == 200
+        assert (await web.get("/digits", b'If-Match: "other"')).status == 412
+        assert (await web.get("/digits", b"If-Match: *")).status == 200
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "body", "content_range"),
+    [
+        (b"bytes=0-3", 206, b"0123", "bytes 0-3/10"),
+        (b"bytes=7-", 206, b"789", "bytes 7-9/10"),
+        (b"bytes=-2", 206, b"89", "bytes 8-9/10"),
+        (b"bytes=-99", 206, b"0123456789", "bytes 0-9/10"),
+        (b"bytes=5-99", 206, b"56789", "bytes 5-9/10"),
+        (b"bytes=0-", 206, b"0123456789", "bytes 0-9/10"),
+        (b"bytes=10-", 416, None, "bytes */10"),
+        (b"bytes=-0", 416, None, "bytes */10"),
+        (b"bytes=3-1", 200, b"0123456789", None),
+        (b"bytes=0-1,3-4", 200, b"0123456789", None),
+        (b"lines=0-1", 200, b"0123456789", None),
+        (b"bytes=a-b", 200, b"0123456789", None),
+    ],
+)
+async def test_ranges(
+    root: Path, asked: bytes, status: int, body: bytes | None, content_range: str | None
+) -> None:
+    async with running(root=root) as web:
+        answer = await web.get("/digits", b"Range: " + asked)
+        assert answer.status == status
+        assert answer.value("content-range") == content_range
+        if body is not None:
+            assert answer.body == body
+
+
+async def test_ranges_of_a_large_file_put_together_are_the_file(root: Path) -> None:
+    async with running(root=root) as web:
+        starts = range(0, len(BIG), 300_000)
+        parts = [await web.get("/big", b"Range: bytes=%d-%d" % (i, i + 299_999)) for i in starts]
+        assert b"".join(part.body for part in parts) == BIG
+
+
+async def test_trap_if_range_with_another_etag_answers_200(root: Path) -> None:
+    """aiohttp's FileResponse answers 206, and a resumed download gets corrupted."""
+    async with running(root=root) as web:
+        first = await web.get("/digits")
+        etag, modified = (first.value(name) or "" for name in ("etag", "last-modified"))
+        for condition, status in [
+            ('"other"', 200),
+            (f"W/{etag}", 200),  # weak: not for ranges
+            (etag, 206),
+            (modified, 206),
+            ("Thu, 01 Jan 2015 00:00:00 GMT", 200),
+            ("Fri, 01 Jan 2100 00:00:00 GMT", 200),  # a later date is not the same date
+            ("nonsense", 200),
+        ]:
+            answer = await web.get("/digits", b"Range: bytes=2-3", f"If-Range: {condition}".encode())
+            assert answer.status == status, condition
+            assert answer.body == (b"23" if status == 206 else b"0123456789")
+
+
+async def test_trap_an_encoding_with_quality_0_is_not_served(root: Path) -> None:
+    async with running(root=root) as web:
+        for accepted, body, encoding in [
+            (b"br, gzip", b"(brotli)", "br"),
+            (b"gzip", b"(gzip)", "gzip"),
+            (b"br;q=0, gzip;q=0.5", b"(gzip)", "gzip"),
+            (b"*", b"(brotli)", "br"),
+            (b"*;q=0", b"let plain", None),
+            (b"bright", b"let plain", None),
+            (b"", b"let plain", None),
+        ]:
+            answer = await web.get("/app.js", b"Accept-Encoding: " + accepted)
+            assert (answer.body, answer.value("content-encoding")) == (body, encoding)
+            assert answer.value("vary") == "Accept-Encoding"  # trap: missing on the plain one
+            assert answer.value("content-type") == "text/javascript; charset=utf-8"
+
+
+async def test_every_variant_has_an_etag_of_its_own(root: Path) -> None:
+    async with running(root=root) as web:
+        etags = [
+            (await web.get("/app.js", b"Accept-Encoding: " + c)).value("etag") for c in (b"", b"gzip", b"br")
+        ]
+        assert len(set(etags)) == 3
+
+
+async def test_a_connection_is_kept_for_the_next_request(root: Path) -> None:
+    async with running(root=root) as web:
+        client = await web.connect()
+        for _ in range(3):
+            client.writer.write(b"GET /digits HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert (await client.answer()).body == b"0123456789"
+        client.writer.close()
+
+
+async def test_pipelined_requests_are_answered_in_order(root: Path) -> None:
+    async with running(root=root) as web:
+        request = b"GET /%b HTTP/1.1\r\nHost: a\r\n\r\n"
+        client = await web.connect()
+        client.writer.write(request % b"digits" + request % b"missing" + request % b"sub/")
+        assert [(await client.answer()).status for _ in range(3)] == [200, 404, 200]
+        client.writer.close()
+
+
+async def test_a_client_that_leaves_during_a_download_leaves_nothing_behind(root: Path) -> None:
+    (root / "huge").write_bytes(bytes(64 * 1024 * 1024))
+    async with running(root=root) as web:
+        clients = [await web.connect() for _ in range(10)]
+        for client in clients:
+            client.writer.write(b"GET /huge HTTP/1.1\r\nHost: a\r\n\r\n")
+            await client.head()
+        for client in clients:
+            client.reset()
+
+
+async def test_a_client_that_takes_nothing_is_cut_off(root: Path) -> None:
+    (root / "huge").write_bytes(bytes(64 * 1024 * 1024))
+    async with running(root=root, send_timeout=0.2) as web:
+        client = await web.connect()
+        client.writer.write(b"GET /huge HTTP/1.1\r\nHost: a\r\n\r\n")
+        await client.head()
+        client.writer.transport.pause_reading()
+        await until(lambda: web.metric("connections") == 0)
+        client.writer.transport.resume_reading()
+        with pytest.raises(ConnectionResetError):
+            await client.rest()
+        client.writer.close()
+
+
+async def test_http_1_0_is_answered_and_closed(root: Path) -> None:
+    async with running(root=root) as web:
+        answer = Answer.parse(await web.ask(b"GET /digits HTTP/1.0\r\n\r\n"))
+        assert (answer.status, answer.body, answer.value("connection")) == (200, b"0123456789", "close")
+        client = await web.connect()
+        client.writer.write(b"GET /digits HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
+        assert (await client.answer()).value("connection") == "keep-alive"
+        client.writer.close()
+
+
+async def test_without_a_root_there_is_nothing() -> None:
+    async with running() as web:
+        assert (await web.get("/")).status == 404
+        assert (await web.get("/healthz")).body == b"ok\n"
+        assert (await web.get("/readyz")).body == b"ok\n"
