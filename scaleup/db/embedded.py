@@ -216,7 +216,7 @@ class EmbeddedEngine:
             return asyncio.StreamReaderProtocol(_Reader(limit=MAX_PACKET_BYTES), self._serve)
 
         self._server = await loop.create_server(protocol, sock=sock)
-        return f"(SQLite {sqlite3.sqlite_version}, for trying things out)"
+        return f"SQLite {sqlite3.sqlite_version}, for trials"
 
     async def check(self) -> str | None:
         return None

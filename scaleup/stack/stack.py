@@ -53,9 +53,9 @@ class Stack:
                     self._changed.clear()
 
     def _is_settled(self) -> bool:
-        """One load balancer owns the virtual address, and the others know it."""
-        states = sorted(part.state for part in self._tier("lb"))
-        return states == ["active"] + ["backup"] * (len(states) - 1)
+        """The load balancer of the highest priority owns the virtual address, and the others know it."""
+        first, *others = (part.state for part in self._tier("lb"))
+        return first == "active" and all(state == "backup" for state in others)
 
     async def stop(self) -> None:
         """Stop all, each tier before those that it needs."""

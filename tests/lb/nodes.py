@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import re
 import signal
 import socket
 import subprocess
@@ -14,7 +12,6 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from types import FrameType
 
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
@@ -47,6 +44,13 @@ def is_gone(process: psutil.Process) -> bool:
         return True
 
 
+def runs(process: psutil.Process, module: str) -> bool:
+    try:
+        return any(module in word for word in process.cmdline())
+    except psutil.NoSuchProcess:  # or a zombie
+        return False
+
+
 class Node:
     """One node; `log` grows as it speaks."""
 
@@ -73,10 +77,12 @@ class Node:
         eventually(lambda: any(text in line for line in self.log[after:]))
 
     def get(self, path: str) -> tuple[int, str]:
-        with contextlib.suppress(urllib.error.HTTPError):
+        try:
             with urllib.request.urlopen(f"http://{self.admin}{path}", timeout=5) as response:
                 return response.status, response.read().decode()
-        return 503, ""
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
 
     def ready(self) -> Node:
         """Wait until it is."""
@@ -112,30 +118,32 @@ class Node:
         eventually(lambda: self.role == role)
         return self
 
-    def children(self, module: str) -> list[psutil.Process]:
+    def children(self, module: str = "") -> list[psutil.Process]:
+        """Those that run `module`; all of them are seen, and must be gone in the end."""
         found = psutil.Process(self.process.pid).children(recursive=True)
         self._seen.update(found)
-        return [child for child in found if module in child.cmdline()]
+        return [child for child in found if runs(child, module)]
 
     def child(self, module: str) -> psutil.Process:
         (child,) = self.children(module)
         return child
 
-    def replaced(self, dead: psutil.Process, module: str) -> psutil.Process:
-        """Wait for the process in its place."""
-        eventually(lambda: [child for child in self.children(module) if child.pid != dead.pid])
-        return next(child for child in self.children(module) if child.pid != dead.pid)
+    def replacement(self, module: str) -> psutil.Process:
+        """Wait for one that was not seen yet."""
+        known = set(self._seen)
+        eventually(lambda: set(self.children(module)) - known)
+        return next(child for child in self.children(module) if child not in known)
 
     # ----- ending ---------------------------------------------------------------------------------
 
     def kill(self) -> None:
         """As a crash: SIGKILL to the node alone."""
-        self.children("")
+        self.children()
         self.process.kill()
         self.process.wait()
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
-        self.children("")
+        self.children()
         self.process.send_signal(number)
         return self.process.wait(PATIENCE_SECONDS)
 

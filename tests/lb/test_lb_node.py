@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import resource
 import signal
 import socket
@@ -11,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -143,7 +141,7 @@ def test_servers_that_go_down_and_come_up_are_known_to_the_workers(
         node = start(*listen(plain), *servers(web1, web2), "--workers", "2").ready()
     finally:
         web2.close()
-    node.says("server web2 (127.0.67.22:%d) is DOWN" % port)
+    node.says(f"server web2 (127.0.67.22:{port}) is DOWN")
     assert node.metric("lb_server_status", server="web2", state="DOWN") == 1
     failed = node.metric("lb_server_connection_errors_total", server="web2")
     for _ in range(6):
@@ -151,24 +149,23 @@ def test_servers_that_go_down_and_come_up_are_known_to_the_workers(
             assert client.greeting() == "web1"
     assert node.metric("lb_server_connection_errors_total", server="web2") == failed
     with contextlib.closing(EchoServer("web2", "127.0.67.22", port)):
-        node.says("server web2 (127.0.67.22:%d) is UP" % port)
+        node.says(f"server web2 (127.0.67.22:{port}) is UP")
         eventually(lambda: first_answer(plain)[0] == "web2")
 
 
-def test_a_worker_that_is_killed_is_replaced(
-    start: Start, plain: tuple[str, int], web1: EchoServer
-) -> None:
+def serves(worker: psutil.Process) -> bool:
+    return any(connection.status == "ESTABLISHED" for connection in worker.net_connections("tcp"))
+
+
+def test_a_worker_that_is_killed_is_replaced(start: Start, plain: tuple[str, int], web1: EchoServer) -> None:
     node = start(*listen(plain), *servers(web1), "--workers", "2").ready()
     with Client(plain) as client:
         client.greeting()
-        victim = next(worker for worker in node.children(WORKER) if worker.net_connections("tcp"))
-        for worker in node.children(WORKER):
-            if any(c.status == "ESTABLISHED" for c in worker.net_connections("tcp")):
-                victim = worker
+        (victim,) = [worker for worker in node.children(WORKER) if serves(worker)]
         victim.kill()
-        client.is_reset()
+        client.is_reset()  # or FIN: the kernel's choice, and the client's to notice
     node.says("died (killed by SIGKILL): starting it again")
-    node.replaced(victim, WORKER)
+    node.replacement(WORKER)
     eventually(lambda: len(node.children(WORKER)) == 2)
     eventually(lambda: node.metric("lb_frontend_current_sessions") == 0)
     for _ in range(20):  # both are served by somebody
@@ -228,7 +225,7 @@ def test_a_stop_lets_sessions_finish_and_resets_what_is_left(
     with Client(plain) as first, Client(plain) as second:
         first.greeting()
         second.greeting()
-        node.children("")
+        node.children()
         began = time.monotonic()
         node.process.send_signal(signal.SIGTERM)
         eventually(lambda: is_refused(plain))
@@ -245,7 +242,7 @@ def test_a_second_signal_stops_at_once(start: Start, plain: tuple[str, int], web
     node = start(*listen(plain), *servers(web1), "--drain", "3600").ready()
     with Client(plain) as client:
         client.greeting()
-        node.children("")
+        node.children()
         node.process.send_signal(signal.SIGTERM)
         eventually(lambda: is_refused(plain))
         node.process.send_signal(signal.SIGTERM)
@@ -325,10 +322,12 @@ def test_a_vrrp_process_that_starts_while_no_worker_accepts_is_told_so(
     cluster: Cluster, virtual: tuple[str, int]
 ) -> None:
     node = cluster.lb1().ready().becomes("active")
-    worker, vrrp = node.child(WORKER), node.child(VRRP)
-    seen = len(node.log)
-    vrrp.kill()
+    worker = node.child(WORKER)
     worker.kill()
+    node.replacement(WORKER).kill()  # it lived too short to be replaced at once
+    node.says("in 1 s")
+    seen = len(node.log)
+    node.child(VRRP).kill()
     node.says("fault: no worker accepts", after=seen)
     node.becomes("active")
     first_answer(virtual)
@@ -341,7 +340,7 @@ def test_the_key_file_is_not_needed_to_replace_a_worker(
     (tmp_path / "key").unlink()
     victim = node.children(WORKER)[0]
     victim.kill()
-    node.replaced(victim, WORKER)
+    node.replacement(WORKER)
     eventually(lambda: node.get("/metrics")[0] == 200 and len(node.children(WORKER)) == 2)
     for _ in range(10):
         first_answer(virtual)
@@ -388,21 +387,20 @@ def test_when_the_active_node_dies_the_other_answers(
     lb1.ready().becomes("active")
     lb2.ready().becomes("backup")
     first_answer(virtual)
-    children = lb1.children("")
+    children = lb1.children()
     with contextlib.closing(Visitor(virtual)) as visitor, Client(virtual) as client:
         client.greeting()
         eventually(lambda: len(visitor.answers) > 5)
         killed = time.monotonic()
-        if victim == "everything":
+        if victim == "everything":  # suspended first, or those that live would still say goodbye
+            for process in [psutil.Process(lb1.process.pid), *children]:
+                process.suspend()
             for process in children:
-                process.suspend()  # or those that live would still say goodbye
+                process.kill()
         if victim == "vrrp":
             lb1.child(VRRP).kill()
         else:
             lb1.process.kill()
-        if victim == "everything":
-            for process in children:
-                process.kill()
         assert client.is_reset()
         lb2.becomes("active")
         answered = len(visitor.answers)
@@ -443,7 +441,7 @@ def test_a_backup_that_stops_does_not_take_the_address_meanwhile(
     lb2 = cluster.lb2("--listen", f"{plain[0]}:{plain[1]}", "--drain", "2").ready().becomes("backup")
     with Client(plain) as client:
         client.greeting()
-        lb2.children("")
+        lb2.children()
         lb2.process.send_signal(signal.SIGTERM)
         lb2.says("backup → initialize: stopped")
         lb1.kill()
