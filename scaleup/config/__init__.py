@@ -13,7 +13,8 @@ The way of a value, in reading order:
     toml      the file, and the line of a key in it
     secrets   passwords in files
     faults    what is wrong, all of it at once, each with its origin and "did you mean"
-    load      argparse from the model; --check, --print-config, --version; the sources merged
+    cli       argparse from the model, and --help
+    load      the sources merged; --check, --print-config
 
 Why pydantic: docs/decisions/0001-settings.md.
 """

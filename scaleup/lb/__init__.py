@@ -8,6 +8,7 @@
 Reading order:
 
     settings   what can be set
+    engine     what relays share: the loop, a buffer, an alarm for errors
     relay      one connection: bytes both ways, half-closes, resets, time-outs
     waiting    the queue for a slot, when every server is at its maxconn
     dial       reaching a server: choose, connect, retry, redispatch

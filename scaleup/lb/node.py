@@ -66,6 +66,7 @@ class Node:
         )
         for collector in self._collectors:
             process.registry.register(collector)
+        process.add_readiness(self._readiness)
 
     async def start(self) -> None:
         """Raises StartupError."""
@@ -149,14 +150,21 @@ class Node:
         self._process.event("worker", worker=self._workers[row].name, how=how)
         self._tell_fitness()
 
+    def _fault(self) -> str | None:
+        """Why this node cannot serve; None when it can."""
+        return None if any(keeper.is_ready for keeper in self._workers) else "no worker accepts"
+
+    async def _readiness(self) -> str | None:
+        return self._fault()
+
     def _tell_fitness(self) -> None:
         """The vrrp process hears whether this node can serve; may be repeated."""
         if self._vrrp is None or not self._vrrp.is_ready or self._vrrp.child is None:
             return  # it is told when it is ready
-        if any(keeper.is_ready for keeper in self._workers):
-            self._vrrp.child.send("recover")
+        if reason := self._fault():
+            self._vrrp.child.send("fault", reason=reason)
         else:
-            self._vrrp.child.send("fault", reason="no worker accepts")
+            self._vrrp.child.send("recover")
 
     def _vrrp_says(self, message: Message) -> None:
         match message.kind:

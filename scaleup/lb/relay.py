@@ -38,9 +38,8 @@ only stamps the time; the connection's one timer, when it finds that it fired ea
 which we hold bytes is then reset, lest it take a part for the whole; else both are closed in the ordinary
 way, because the kernel may still be delivering a complete answer to a slow reader.
 
-Memory. All relays of an engine read into one buffer. That is safe because each use is one synchronous step
-of one thread, recv_into – send – copy what was not taken, and no callback finds anything in it. A connection
-holds at most one buffer's worth for each direction, while it is PAUSED.
+Memory. A connection holds at most one buffer's worth for each direction, while it is PAUSED. What is read
+passes through the engine's one buffer.
 """
 
 from __future__ import annotations
@@ -48,17 +47,17 @@ from __future__ import annotations
 import errno
 import fcntl
 import math
-import select
 import socket
 import struct
 import termios
-from asyncio import AbstractEventLoop, TimerHandle
+from asyncio import TimerHandle
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 
-BUFFER_BYTES = 256 * 1024  # of the prototypes' sizes the fastest in bulk
+from scaleup.lb.engine import Engine
+
 LINGER_SECONDS = 0.01  # first wait for an acknowledgement; then as long again as it was waited for
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # struct linger: on, 0 seconds
 NOTHING = memoryview(b"")
@@ -89,35 +88,6 @@ class Outcome:
     bytes_out: int  # server to client
     duration: float  # seconds since start()
     pauses: int  # how often one side had to wait for the other
-
-
-class Engine:
-    """What all relays of a worker share: the loop, the buffer and the alarm. close() it after the last one."""
-
-    def __init__(self, loop: AbstractEventLoop) -> None:
-        self.loop = loop
-        self.buffer = memoryview(bytearray(BUFFER_BYTES))
-        self._alarm = select.epoll()
-        self._calls: dict[int, Callable[[], None]] = {}
-        loop.add_reader(self._alarm.fileno(), self._ring)
-
-    def watch(self, fd: int, call: Callable[[], None]) -> None:
-        """`call` when `fd` gets an error; until forget(), after which the fd must be closed."""
-        self._calls[fd] = call
-        self._alarm.register(fd, select.EPOLLET)  # no event is named: EPOLLERR is always reported
-
-    def forget(self, fd: int) -> None:
-        self._calls.pop(fd, None)
-
-    def close(self) -> None:
-        self.loop.remove_reader(self._alarm.fileno())
-        self._alarm.close()
-
-    def _ring(self) -> None:
-        # All are looked up first: the first call may close another fd, which is then reused.
-        calls = [self._calls.get(fd) for fd, events in self._alarm.poll(0) if events & select.EPOLLERR]
-        for call in filter(None, calls):
-            call()
 
 
 @dataclass(slots=True, eq=False)

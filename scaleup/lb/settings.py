@@ -65,10 +65,10 @@ examples:
         50.0, description="inactivity of the server"
     )
     timeout_client_fin: Annotated[Seconds, Flag("SECONDS", LIMITS)] = Field(
-        10.0, description="inactivity of the client once one side has finished sending"
+        10.0, description="inactivity of the client once the server has finished sending"
     )
     timeout_server_fin: Annotated[Seconds, Flag("SECONDS", LIMITS)] = Field(
-        10.0, description="inactivity of the server once one side has finished sending"
+        50.0, description="inactivity of the server once the client has finished sending"
     )
 
     @model_validator(mode="after")

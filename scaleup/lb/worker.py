@@ -22,7 +22,8 @@ from dataclasses import dataclass
 from scaleup.lb.accept import Acceptor, affordable
 from scaleup.lb.counters import Counters, Frontend, ServerColumn
 from scaleup.lb.dial import Dialler, NoServer, Reached
-from scaleup.lb.relay import Engine, Outcome, Relay, Timeouts
+from scaleup.lb.engine import Engine
+from scaleup.lb.relay import Outcome, Relay, Timeouts
 from scaleup.lb.settings import LbSettings
 from scaleup.lb.waiting import WaitingRoom
 from scaleup.processes import Message, Process, Tasks, run_child

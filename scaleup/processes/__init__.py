@@ -13,9 +13,11 @@ and gets, in reading order:
     process    signals (SIGTERM and SIGINT drain, a second one forces), readiness, the parent
     channel    the socket between parent and child: messages, descriptors, and news of death
     children   starting, watching and stopping child processes
+    keeper     a child that is started again when it dies
     tether     the same bond for foreign programs (mariadbd): the kernel kills them with us
     admin      /healthz, /readyz, /metrics
     logs       text in colour, or JSON; files opened again on SIGUSR2
+    notify     what systemd is told
     tasks      who owns a background task
 
 Invariants: a child runs in a process group of its own, so that a terminal's Ctrl-C reaches only the

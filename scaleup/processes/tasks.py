@@ -33,8 +33,8 @@ class Tasks:
             log.error("task %s failed", task.get_name(), exc_info=error)
 
     async def cancel(self) -> None:
-        """Cancel all of them and wait for their ends."""
-        running = list(self._running)
+        """Cancel all of them, but the one that asks for it, and wait for their ends."""
+        running = self._running - {asyncio.current_task()}
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)

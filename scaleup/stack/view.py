@@ -49,7 +49,7 @@ class ConsoleView:
             case "worker":
                 self._line(f"{name}: {fields['worker']} died", f"{fields['how']}; started again", "yellow")
             case "died":
-                self._line(f"{name} died", f"{fields['how']}; start it: scaleup start {name}", "bold red")
+                self._line(f"{name} died", f"{fields['how']}; start it: python -m scaleup start {name}", "bold red")
             case "stopped" | "started":
                 self._line(f"{name} was {event}", "", "dim")
 

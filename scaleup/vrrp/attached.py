@@ -14,7 +14,11 @@ import asyncio
 import contextlib
 import socket
 from functools import partial
+from typing import Any
 
+from pydantic import ValidationError
+
+from scaleup.errors import ConfigurationError
 from scaleup.processes import Message, Process, run_child
 from scaleup.vrrp.__main__ import open_network
 from scaleup.vrrp.daemon import Daemon
@@ -26,7 +30,7 @@ STATISTICS_SECONDS = 1.0
 
 
 async def serve(init: Message, process: Process) -> None:
-    election = Election.model_validate(init.fields["election"])
+    election = read(init.fields["election"])
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket(fileno=number)) for number in init.descriptors]
         network = open_network(election)
@@ -42,6 +46,14 @@ async def serve(init: Message, process: Process) -> None:
         daemon.start()
         process.ready()
         await tell_statistics(daemon, process)
+
+
+def read(table: dict[str, Any]) -> Election:
+    """The settings were valid when the node read them; since then the key file may have gone."""
+    try:
+        return Election.model_validate(table)
+    except ValidationError as error:
+        raise ConfigurationError("\n".join(fault["msg"] for fault in error.errors())) from None
 
 
 def obey(daemon: Daemon, message: Message) -> None:

@@ -28,7 +28,8 @@ from typing import Any
 import pytest
 import uvloop
 
-from scaleup.lb.relay import Engine, Outcome, Relay, Timeouts
+from scaleup.lb.engine import Engine
+from scaleup.lb.relay import Outcome, Relay, Timeouts
 
 PLAY_SECONDS = 20
 BLOCKED_SECONDS = 0.05  # a sender that gets nothing away for so long is taken to be blocked

@@ -312,7 +312,8 @@ def test_when_no_worker_accepts_the_node_leaves_the_election_until_one_does(
 ) -> None:
     node = cluster.lb1().ready().becomes("active")
     node.child(WORKER).kill()
-    node.says("no worker accepts")
+    eventually(lambda: node.get("/readyz") == (503, "no worker accepts\n"))
+    node.says("fault: no worker accepts")
     eventually(lambda: is_refused(virtual))
     node.becomes("active")
     first_answer(virtual)
@@ -325,7 +326,7 @@ def test_a_vrrp_process_that_starts_while_no_worker_accepts_is_told_so(
     worker = node.child(WORKER)
     worker.kill()
     node.replacement(WORKER).kill()  # it lived too short to be replaced at once
-    node.says("in 1 s")
+    eventually(lambda: sum("fault: no worker accepts" in line for line in node.log) == 2)
     seen = len(node.log)
     node.child(VRRP).kill()
     node.says("fault: no worker accepts", after=seen)
@@ -338,13 +339,11 @@ def test_the_key_file_is_not_needed_to_replace_a_worker(
 ) -> None:
     node = cluster.lb1("--workers", "2").ready().becomes("active")
     (tmp_path / "key").unlink()
-    victim = node.children(WORKER)[0]
-    victim.kill()
-    node.replacement(WORKER)
-    eventually(lambda: node.get("/metrics")[0] == 200 and len(node.children(WORKER)) == 2)
-    for _ in range(10):
-        first_answer(virtual)
-    assert node.role == "active"
+    for worker in node.children(WORKER):
+        worker.kill()
+        node.replacement(WORKER)
+    node.becomes("active")
+    first_answer(virtual)
 
 
 class Visitor:
@@ -401,7 +400,7 @@ def test_when_the_active_node_dies_the_other_answers(
             lb1.child(VRRP).kill()
         else:
             lb1.process.kill()
-        assert client.is_reset()
+        assert client.is_reset() or victim == "everything"  # there the kernel may say FIN
         lb2.becomes("active")
         answered = len(visitor.answers)
         eventually(lambda: len(visitor.answers) > answered + 5)

@@ -9,7 +9,8 @@ import socket
 
 from plays import CHUNK_BYTES, FIN, Actor, Stage, connected, play
 
-from scaleup.lb.relay import BUFFER_BYTES, Outcome, Relay, Timeouts
+from scaleup.lb.engine import BUFFER_BYTES
+from scaleup.lb.relay import Outcome, Relay, Timeouts
 
 
 @play()

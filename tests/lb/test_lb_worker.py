@@ -135,6 +135,7 @@ class Shop:
 
     async def drain(self, seconds: float = 0.0) -> None:
         self._closed = True
+        self.process.stopping.set()
         async with asyncio.timeout(PATIENCE_SECONDS):
             await self.worker.drain(seconds)
 
@@ -360,7 +361,10 @@ async def test_a_drain_serves_the_queue_refuses_the_rest_and_waits(shop: Open, b
             server.close()
         with pytest.raises(ConnectionRefusedError):
             await one.client()
-        one.say("active")  # too late: it will not be for this worker
+        one.take_address()  # too late: this worker accepts no more
+        await one.client(one.elected)
+        await asyncio.sleep(0.01)
+        assert one.count(Frontend.TOTAL) == 6
         assert not draining.done()
         await early[0].send(b"last words")
         await early[1].expect(b"last words")

@@ -54,8 +54,8 @@ class Kept:
 
 @pytest.fixture
 def short_life(monkeypatch: pytest.MonkeyPatch) -> float:
-    monkeypatch.setattr(module, "SHORT_LIFE_SECONDS", 0.2)
-    return 0.2
+    monkeypatch.setattr(module, "SHORT_LIFE_SECONDS", 0.1)
+    return 0.1
 
 
 async def test_a_child_is_started_again_when_it_dies(

@@ -96,14 +96,14 @@ class Node:
 class Peer:
     """A socket that says what a test wants, and hears what the daemon says."""
 
-    def __init__(self, address: str, port: int, to: str) -> None:
+    def __init__(self, address: str, port: int, to: str, hears: bool = True) -> None:
         self.address, self._to, self._port = ip_address(address), ip_address(to), port
         self._socket = socket.socket(
             socket.AF_INET if self.address.version == 4 else socket.AF_INET6, socket.SOCK_DGRAM
         )
         self._socket.setblocking(False)
         self.hop_limit(HOP_LIMIT)
-        self._socket.bind((address, port if address != to else 0))  # only one of them hears on the port
+        self._socket.bind((address, port if hears else 0))
 
     def hop_limit(self, value: int) -> None:
         if self.address.version == 4:
@@ -164,6 +164,12 @@ class Stage:
         peer = Peer(address, self.port, to)
         self._closing.callback(peer.close)
         return peer
+
+    def forger(self, address: str, to: str) -> Peer:
+        """Speaks from the address of somebody else, on whose port it cannot hear."""
+        forger = Peer(address, self.port, to, hears=False)
+        self._closing.callback(forger.close)
+        return forger
 
     def close(self) -> None:
         self._closing.close()

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -45,14 +46,14 @@ async def peer(port: int) -> AsyncIterator[Peer]:
         yield peer
 
 
-def election(port: int) -> dict[str, Any]:
+def election(port: int, auth: str = "none") -> dict[str, Any]:
     return {
         "vip": [VIP],
         "source": SELF,
         "peer": [PEER],
         "vrrp_port": port,
         "interval": INTERVAL,
-        "auth": "none",
+        "auth": auth,
     }
 
 
@@ -65,7 +66,7 @@ def listens(sock: socket.socket) -> bool:
 class Attached:
     """The process as a child of the test."""
 
-    def __init__(self, sockets: list[socket.socket], port: int) -> None:
+    def __init__(self, sockets: list[socket.socket], port: int, auth: str = "none") -> None:
         self.messages: list[Message] = []
         self.child = Child(
             "vrrp",
@@ -78,7 +79,7 @@ class Attached:
             [sock.fileno() for sock in sockets],
             name="lb1/vrrp",
             log=("text", "info", None),
-            election=election(port),
+            election=election(port, auth),
         )
 
     def said(self, kind: str) -> list[dict[str, Any]]:
@@ -186,9 +187,54 @@ async def test_it_says_what_is_wrong_and_ends_when_its_address_is_not_this_hosts
     assert not listens(listener)
 
 
+async def test_a_key_that_is_gone_is_said_in_one_line(
+    port: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    attached = Attached([], port, auth=f"hmac:{tmp_path}/key")
+    assert await attached.child.wait() == 78
+    assert f"key file {tmp_path}/key: No such file or directory" in capfd.readouterr().err
+
+
 def test_it_is_not_started_by_hand() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "scaleup.vrrp.attached"], capture_output=True, text=True, timeout=30
     )
     assert done.returncode == 1
     assert done.stderr == "scaleup: this process is started by its node, not by hand; see README.md\n"
+
+
+@pytest.mark.slow
+def test_the_election_by_itself(port: int, tmp_path: Path) -> None:
+    """`python -m scaleup.vrrp`, twice: what keepalived is without addresses."""
+    (tmp_path / "key").write_bytes(b"k" * 32)
+    common = ["--vip", VIP, "--vrrp-port", str(port), "--interval", "0.1", "--auth", f"hmac:{tmp_path}/key"]
+    with contextlib.ExitStack() as stack:
+
+        def start(node: str, source: str, peer: str, priority: str) -> subprocess.Popen[str]:
+            process = stack.enter_context(
+                subprocess.Popen(
+                    [
+                        *(sys.executable, "-m", "scaleup.vrrp", "--node", node, *common),
+                        *("--source", source, "--peer", peer, "--priority", priority),
+                    ],
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+            )
+            stack.callback(process.kill)
+            return process
+
+        def says(process: subprocess.Popen[str], text: str) -> None:
+            assert process.stderr is not None
+            assert any(text in line for line in process.stderr), "it has ended"
+
+        a = start("a", SELF, PEER, "150")
+        says(a, "no address is put on an interface")
+        says(a, "backup → active: Active_Down_Timer fired, nothing heard (RFC 9568 §6.4.2)")
+        b = start("b", PEER, SELF, "100")
+        says(b, "initialize → backup: startup with priority 100")
+        a.terminate()
+        says(a, "active → initialize: stopped")
+        says(b, "backup → active: Active_Down_Timer fired, Skew_Time after priority 0 was heard")
+        b.terminate()
+        assert (a.wait(10), b.wait(10)) == (0, 0)

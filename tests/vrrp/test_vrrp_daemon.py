@@ -295,6 +295,36 @@ async def test_a_flood_does_not_keep_the_timer_from_its_turn(stage: Stage, keyfi
     assert node.roles == ["backup", "active"]
 
 
+@pytest.mark.slow
+async def test_100_000_forgeries_change_nothing(stage: Stage, keyfile: str) -> None:
+    """From the address of the Active one, as a neighbour can send them: old ones of his too."""
+    a = stage.node(A, B, priority=150, interval=0.1, auth=keyfile)
+    b = stage.node(B, A, priority=100, interval=0.1, auth=keyfile)
+    await a.becomes("active")
+    await until(lambda: b.daemon.received > 0)
+    before = list(b.roles)
+    now = a.wall + asyncio.get_running_loop().time()
+    forger, routed = stage.forger(A, to=B), stage.forger(A, to=B)
+    routed.hop_limit(254)
+    stop, claim = forger.message(0), forger.message(255)
+    forged = [
+        claim,
+        stop,
+        claim + bytes(28),
+        authenticator(b"x" * 32).seal(claim, forger.address, now),
+        authenticator().seal(stop, forger.address, now - 60),
+        authenticator().seal(stop, forger.address, now - 1),  # a replay: he has said more since
+        b"",
+    ]
+    for number in range(100_000):
+        (routed if number % 10 == 0 else forger).send(forged[number % len(forged)])
+        if number % 50 == 49:
+            await asyncio.sleep(0)
+    await until(lambda: sum(b.daemon.dropped.values()) >= 99_000)
+    assert b.roles == before
+    assert a.roles == ["backup", "active"]
+
+
 async def test_differences_are_logged_and_not_dropped(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
     """RFC 9568 §7.1: "SHOULD log … but … process"."""
     node, peer = stage.node(B, A, interval=1.0), stage.peer(A, to=B)
@@ -424,7 +454,7 @@ async def test_ipv6_with_authentication(stage: Stage, keyfile: str) -> None:
     vip = ip_address("fe80::100")
     node = stage.node("::1", "::2", vip=[str(vip)], interval=1.0, auth=keyfile)
     node.network.peers = (ip_address("::1"),)
-    peer = stage.peer("::1", to="::1")
+    peer = stage.forger("::1", to="::1")
     message = peer.message(addresses=(vip,))
     now = node.wall + asyncio.get_running_loop().time()
     peer.send(authenticator().seal(message, peer.address, now))

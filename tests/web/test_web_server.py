@@ -1,6 +1,8 @@
 """The server as a whole: health, drain, metrics, limits on slow clients, and what it must never log."""
 
 import asyncio
+import socket
+import struct
 from pathlib import Path
 
 import aiohttp
@@ -9,6 +11,7 @@ from web_harness import Answer, Application, Seen, ok, running, until
 
 from scaleup.errors import StartupError
 from scaleup.net.addresses import Endpoint
+from scaleup.net.sockets import BACKLOG
 from scaleup.web import server as server_module
 from scaleup.web.server import refuse_slow_parser
 
@@ -110,6 +113,16 @@ async def test_a_port_in_use_is_told_in_one_line() -> None:
     async with running() as web:
         with pytest.raises(StartupError, match=f"--listen {web.endpoint}"):
             await web.server.listen(web.endpoint)
+
+
+async def test_the_backlog_is_ours_and_not_create_server_s_100() -> None:
+    """With 100, a burst of connections loses SYNs, and each of those waits a second for its retransmission."""
+    async with running() as web:
+        (listener,) = web.server._servers[0].sockets
+        info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
+        (backlog,) = struct.unpack_from("I", info, 28)  # tcpi_sacked: of a listener, its backlog
+        assert backlog > 100  # what Linux allows can be less than BACKLOG, but by default is not
+        assert backlog <= BACKLOG
 
 
 async def test_fact_12_the_python_parser_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

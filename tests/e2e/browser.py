@@ -1,0 +1,160 @@
+"""Headless Chromium, driven like a person would: real key strokes and mouse clicks over the DevTools protocol.
+
+    async with open_page("http://127.0.0.1:8080/") as page:
+        await page.type("#url", "http://example.com/")
+        await page.press("Enter")
+        await page.until("document.querySelectorAll('#list li').length === 1")
+        assert page.errors == []
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import os
+import signal
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from scaleup.processes.tasks import Tasks
+
+START_SECONDS = 10.0
+STEP_SECONDS = 5.0
+
+_OPTIONS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-dev-shm-usage"),
+    *("--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"),
+    *("--disable-extensions", "--disable-breakpad", "--no-proxy-server", "--remote-debugging-port=0"),
+)
+
+
+class Page:
+    """One tab. `errors`: what the console said of errors, exceptions and the content security policy."""
+
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        self._socket = socket
+        self._numbers = itertools.count(1)
+        self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self.errors: list[str] = []
+
+    async def read(self) -> None:
+        """Take what the browser says, until it closes the connection."""
+        async for message in self._socket:
+            said = json.loads(message.data)
+            if "id" in said:
+                if not (answer := self._answers.pop(said["id"])).done():
+                    answer.set_result(said)
+            elif (error := _error_in(said["method"], said["params"])) is not None:
+                self.errors.append(error)
+
+    async def call(self, method: str, **parameters: Any) -> dict[str, Any]:
+        number = next(self._numbers)
+        answer = self._answers[number] = asyncio.get_running_loop().create_future()
+        async with asyncio.timeout(STEP_SECONDS):
+            await self._socket.send_json({"id": number, "method": method, "params": parameters})
+            said = await answer
+        assert "error" not in said, f"{method}: {said['error']}"
+        result: dict[str, Any] = said["result"]
+        return result
+
+    async def evaluate(self, expression: str) -> Any:
+        """The value of a JavaScript expression; a promise's, once it is fulfilled."""
+        result = await self.call(
+            "Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True, userGesture=True
+        )
+        assert "exceptionDetails" not in result, f"{expression}: {result['exceptionDetails']}"
+        return result["result"].get("value")
+
+    async def until(self, expression: str) -> Any:
+        """Wait until the expression is true. Its value."""
+        look = f"const value = {expression}; value ? resolve(value) : setTimeout(look, 10)"
+        try:
+            return await self.evaluate(f"new Promise(resolve => {{ const look = () => {{ {look} }}; look() }})")
+        except TimeoutError:
+            text = await self.evaluate("document.body.innerText")
+            raise AssertionError(f"not within {STEP_SECONDS} s: {expression}\n{text}\n{self.errors}") from None
+
+    async def text(self, selector: str) -> str:
+        return str(await self.evaluate(f"document.querySelector({json.dumps(selector)}).textContent"))
+
+    async def click(self, selector: str) -> None:
+        element = f"document.querySelector({json.dumps(selector)})"
+        await self.evaluate(f"{element}.scrollIntoView({{block: 'center', behavior: 'instant'}})")
+        box = await self.evaluate(f"{element}.getBoundingClientRect().toJSON()")
+        where = {"x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] / 2}
+        for kind in ("mousePressed", "mouseReleased"):
+            await self.call("Input.dispatchMouseEvent", type=kind, button="left", clickCount=1, **where)
+
+    async def type(self, selector: str, text: str) -> None:
+        """Replace what stands in the field."""
+        await self.click(selector)
+        await self.evaluate("document.activeElement.select()")
+        await self.call("Input.insertText", text=text)
+
+    async def press(self, key: str) -> None:
+        text = {"text": "\r"} if key == "Enter" else {}
+        await self.call("Input.dispatchKeyEvent", type="keyDown", key=key, code=key, **text)
+        await self.call("Input.dispatchKeyEvent", type="keyUp", key=key, code=key)
+
+
+def _error_in(method: str, parameters: dict[str, Any]) -> str | None:
+    """What an event of the protocol tells of an error, if it does."""
+    if method == "Runtime.exceptionThrown":
+        return f"exception: {parameters['exceptionDetails']}"
+    if method == "Runtime.consoleAPICalled" and parameters["type"] in ("error", "warning", "assert"):
+        return f"console: {parameters['args']}"
+    if method == "Log.entryAdded" and parameters["entry"]["level"] in ("error", "warning"):
+        return f"{parameters['entry']['source']}: {parameters['entry']['text']}"
+    return None
+
+
+@asynccontextmanager
+async def open_page(url: str, width: int = 1280, height: int = 900) -> AsyncIterator[Page]:
+    """A browser of its own, that is gone afterwards with every process and file of it."""
+    async with _browser() as port, aiohttp.ClientSession(trust_env=False) as session:
+        async with session.put(f"http://127.0.0.1:{port}/json/new?about:blank") as response:
+            target = await response.json()
+        async with session.ws_connect(target["webSocketDebuggerUrl"], max_msg_size=0) as socket:
+            page, tasks = Page(socket), Tasks()
+            tasks.spawn(page.read(), name="browser")
+            try:
+                for domain in ("Runtime", "Log", "Page"):
+                    await page.call(f"{domain}.enable")
+                size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+                await page.call("Emulation.setDeviceMetricsOverride", **size)
+                assert "errorText" not in (await page.call("Page.navigate", url=url)), url
+                await page.until("document.readyState === 'complete'")
+                yield page
+            finally:
+                await tasks.cancel()
+
+
+@asynccontextmanager
+async def _browser() -> AsyncIterator[int]:
+    """A running browser. Yields the port of its DevTools."""
+    with tempfile.TemporaryDirectory(prefix="scaleup-chromium-", ignore_cleanup_errors=True) as folder:
+        process = await asyncio.create_subprocess_exec(
+            *("chromium", *_OPTIONS, f"--user-data-dir={folder}/profile"),
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+            env={**os.environ, "HOME": folder, "TMPDIR": folder},
+            start_new_session=True,  # a group of its own, that can be ended as one
+        )
+        assert process.stderr is not None
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                async for line in process.stderr:
+                    if b"DevTools listening on" in line:
+                        break
+            yield int((Path(folder) / "profile" / "DevToolsActivePort").read_text().split()[0])
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            await process.stderr.read()  # ends when the last process of the group has
+            await process.wait()
