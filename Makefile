@@ -5,6 +5,9 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
+# The fast tests run side by side, a file at a time; the slow ones have the machine to themselves.
+FAST := $(BIN)/python -m pytest -q -m "not slow" -n 2 --dist loadfile
+
 .PHONY: up check test soak bench lock clean
 
 up: $(VENV)/.run
@@ -14,11 +17,12 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q -m "not slow" $(ARGS)
+	$(FAST) $(ARGS)
 
 test: $(VENV)/.dev
 	@sh tests/install-programs.sh
-	$(BIN)/python -m pytest $(ARGS)
+	$(FAST) $(ARGS)
+	$(BIN)/python -m pytest -m slow $(ARGS)
 
 soak: $(VENV)/.dev
 	@sh tests/install-programs.sh
@@ -34,16 +38,22 @@ lock: $(VENV)/.dev
 	$(BIN)/pip-compile -q --strip-extras --generate-hashes --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --allow-unsafe --all-build-deps \
 	  -c requirements-dev.txt -o requirements.txt pyproject.toml
 
+# setuptools warns of every editable installation; pip ≥ 26 shows it.
+INSTALL := $(BIN)/python -m pip install -q --disable-pip-version-check
+INSTALL_OURS := PYTHONWARNINGS=ignore $(INSTALL) --no-deps --no-build-isolation -e .
+
 $(VENV)/.run: pyproject.toml requirements.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements.txt
-	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@echo "installing into $(VENV) …"
+	@$(INSTALL) --require-hashes -r requirements.txt
+	@$(INSTALL_OURS)
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml requirements-dev.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements-dev.txt
-	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@echo "installing into $(VENV) …"
+	@$(INSTALL) --require-hashes -r requirements-dev.txt
+	@$(INSTALL_OURS)
 	@touch $@ $(VENV)/.run
 
 clean:
