@@ -54,9 +54,9 @@ function logAnswer({ method, path, status, ms, servedBy, error }) {
   const log = byId("log");
   log.prepend(element("tr", { className: error ? "bad" : "", title: error },
     element("td", { title: path }, element("b", {}, method), ` ${path}`),
-    element("td", {}, status || error),
+    element("td", {}, status || "–"),
     element("td", {}, ms.toFixed(ms < 10 ? 1 : 0)),
-    element("td", {}, servedBy.join(", ") || "nobody")));
+    element("td", {}, servedBy.join(", ") || error)));
   while (log.rows.length > LOG_LENGTH) log.deleteRow(-1);
 }
 
@@ -290,7 +290,6 @@ byId("ask").addEventListener("click", askWho);
 document.addEventListener("visibilitychange", () => document.hidden || reload()); // links were visited meanwhile
 new ResizeObserver(drawWires).observe(byId("diagram"));
 
-byId("prefix").textContent = `${location.host}/l/`;
 for (const [tier, ...node] of [["vip", location.host], ["web", ""], ["app", ""], ["db", "db", "database"]]) {
   nodeOf(tier, ...node);
 }

@@ -36,6 +36,8 @@ _AWAY = {
     1047: "the Galera node is not ready",
     1053: "it is shutting down",
     1146: "it has no tables of ours",  # it is new: watch.py makes them
+    1129: "it has blocked us after too many failures",
+    1203: "too many connections of this user",
     1290: "it is read-only",
     1927: "the connection was killed",
     2003: "cannot connect",
@@ -47,8 +49,8 @@ _AWAY = {
 _BUSY = {1205: "a lock was not released in time", 1213: "a deadlock"}
 """It is there, but others were in the way."""
 
-_REFUSED = {1044, 1045, 1049, 1142, 1227, 1698}
-"""Wrong password, no such database, no such right: it will not go away by itself."""
+_REFUSED = {1044, 1142, 1227}
+"""No right to do this: it will not go away by itself."""
 
 
 class DatabaseAwayError(Exception):
@@ -120,11 +122,13 @@ class Pool:
     async def close(self) -> None:
         """Close what is idle now, and what is in use when it comes back."""
         self._closed = True
+        idle, self._idle = self._idle, deque()
         with contextlib.suppress(TimeoutError, OSError):
             async with asyncio.timeout(CLOSE_SECONDS):
-                for connection in self._idle:
+                for connection in idle:
                     await connection.ensure_closed()
-        self._drop_idle()
+        for connection in idle:
+            connection.close()
 
     async def _take(self) -> Any:
         while self._idle:
@@ -151,7 +155,9 @@ class Pool:
                     autocommit=True,
                     local_infile=False,  # else a server could ask for any file of ours
                 )
-        except (struct.error, LookupError, ValueError) as error:
+        except Error as error:  # that of a server which does not let us in, whatever its number
+            raise self._away(_classify(error) or DatabaseRefusesError(str(error.args[-1]))) from error
+        except (struct.error, LookupError, NameError, ValueError) as error:
             raise self._away(DatabaseAwayError(f"it does not speak MySQL: {error!r}")) from error
         except RuntimeError as error:  # of pymysql: MySQL's way to log in needs the package cryptography
             raise self._away(DatabaseRefusesError(str(error))) from error

@@ -66,12 +66,12 @@ async def answer_problems(request: web.Request, handler: Handler) -> web.StreamR
     except InvalidLinkError as error:
         return problem(400, f"{error.field} {error}", field=error.field)
     except DatabaseAwayError:
-        # Told to the log by the pool's on_change, once and not for each request.
+        # No line in the log for each request: watch.py tells it once.
         return unavailable("the database does not answer; whether a change was stored is not known")
     except web.HTTPException as error:
         return _from_aiohttp(request, error)
     except Exception:
-        log.exception("%s %s failed", request.method, request.path)
+        log.exception("%s %s failed", request.method, request.raw_path)
         return problem(500, "an error of the application; its log says more")
 
 

@@ -31,8 +31,6 @@ MAX_LINE_BYTES = 8190
 KEEPALIVE_SECONDS = 30.0
 """Also the time for a request's head. Longer than proxies keep idle connections (aiohttp's client: 15 s), so
 that it is they who close, and never we while a request is on its way."""
-
-
 LINGERING_SECONDS = 1.0
 """How long a body that nobody wants is still read, so that the client sees the answer and not a reset."""
 
@@ -49,7 +47,8 @@ class _Handler(RequestHandler):
     ) -> web.StreamResponse:
         """A request that is not HTTP. (What fails in a view is answered by `answer_problems`.)"""
         if status < 500:
-            log.info("%s sent what is not HTTP: %s", request.remote, message or exc)
+            why = str(message or exc).partition("\n")[0]
+            log.info("%s sent what is not HTTP: %s", request.remote, why)
         else:
             log.error("a request of %s failed", request.remote, exc_info=exc)
         response = problem(status, message or "this is not HTTP" if status < 500 else "the log says more")
@@ -59,7 +58,7 @@ class _Handler(RequestHandler):
 
 
 class HttpServer:
-    """Serves the views. `name` stands in `X-Served-By` of every response.
+    """Serves the views. `name` stands in `X-Served-By` of every response to a request that is HTTP.
 
     `grace`: seconds that `stop` gives to requests in progress.
     """
@@ -109,6 +108,7 @@ class HttpServer:
             loop=asyncio.get_running_loop(),
             keepalive_timeout=KEEPALIVE_SECONDS,
             lingering_time=LINGERING_SECONDS,
+            auto_decompress=False,
             max_line_size=MAX_LINE_BYTES,
             max_field_size=MAX_LINE_BYTES,
             access_log=self._access_log,  # type: ignore[arg-type] # None turns it off, though not in its type

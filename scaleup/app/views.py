@@ -167,8 +167,9 @@ def _number(request: web.Request, name: str, least: int, most: int) -> int | Non
 
 async def _read_members(request: web.Request, allowed: Sequence[str]) -> dict[str, Any]:
     """The body as a JSON object that has no other members than those."""
-    if request.content_type != "application/json":
-        raise ProblemError(415, "send application/json", headers={"Accept-Post": "application/json"})
+    if request.content_type != "application/json" or "Content-Encoding" in request.headers:
+        headers = {"Accept-Post": "application/json", "Accept-Encoding": "identity"}  # RFC 9110 §15.5.16
+        raise ProblemError(415, "send application/json, not compressed", headers=headers)
     try:
         async with asyncio.timeout(BODY_SECONDS):
             members = json.loads(await request.read())
@@ -177,7 +178,7 @@ async def _read_members(request: web.Request, allowed: Sequence[str]) -> dict[st
         raise ProblemError(
             408, f"the body was not there within {BODY_SECONDS:g} s", headers=headers
         ) from None
-    except web.RequestPayloadError as error:
+    except (web.RequestPayloadError, ConnectionError) as error:
         raise ProblemError(400, f"the body breaks off: {error}") from None
     except (ValueError, RecursionError) as error:  # RecursionError: brackets nested by the thousand
         raise ProblemError(400, f"the body is not JSON: {error}") from None

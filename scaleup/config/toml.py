@@ -53,8 +53,6 @@ class TomlFile:
             beginning = _parsed("\n".join(lines[:end]) + "\n")
             if beginning is None:
                 continue  # inside a value of several lines
-            while start < end - 1 and lines[start].lstrip()[:1] in ("", "#"):
-                start += 1
             for key in _keys(beginning, ()):
                 found.setdefault(key, start + 1)
             start = end

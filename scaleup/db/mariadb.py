@@ -63,7 +63,7 @@ def find(name: str) -> str | None:
 def installed() -> dict[str, str]:
     """The servers that are there, with their paths. MariaDB's link named mysqld is not MySQL."""
     found = {name: path for name in PROGRAMS.values() if (path := find(name)) is not None}
-    if "mariadb" in Path(found.get("mysqld", "")).resolve().name:
+    if "mysqld" in found and "mariadb" in Path(found["mysqld"]).resolve().name:
         del found["mysqld"]
     return found
 
@@ -237,5 +237,5 @@ def _somebody_else(data: Path) -> str:
 
 
 def _quoted(text: str) -> str:
-    """A string literal of MySQL's."""
-    return "'" + text.replace("\\", "\\\\").replace("'", "''") + "'"
+    """A string literal of MySQL's, on one line."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "''").replace("\n", "\\n") + "'"

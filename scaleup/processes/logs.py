@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -49,7 +48,7 @@ def configure_with(name: str, log_format: str, level: str, file: Path | None) ->
             handler = ReopeningFileHandler(file, encoding="utf-8", errors="backslashreplace")
         except OSError as error:
             raise ConfigurationError(f"--log-file {file}: {error.strerror}") from None
-    handler.setFormatter(_formatter(name, log_format, in_colour=file is None and _is_terminal()))
+    handler.setFormatter(_formatter(name, log_format, in_colour=file is None and sys.stderr.isatty()))
     root = logging.getLogger()
     for old in list(root.handlers):
         root.removeHandler(old)
@@ -75,10 +74,6 @@ def is_on_stderr() -> bool:
     return bool(handlers) and not any(isinstance(handler, ReopeningFileHandler) for handler in handlers)
 
 
-def _is_terminal() -> bool:
-    return sys.stderr.isatty() and "NO_COLOR" not in os.environ
-
-
 def _formatter(name: str, log_format: str, *, in_colour: bool) -> logging.Formatter:
     if log_format == "json":
         return JsonFormatter(
@@ -87,6 +82,7 @@ def _formatter(name: str, log_format: str, *, in_colour: bool) -> logging.Format
             static_fields={"process": name},
             datefmt="%Y-%m-%dT%H:%M:%S%z",
         )
+    # colorlog knows NO_COLOR.
     line = f"%(asctime)s.%(msecs)03d {name} %(log_color)s%(levelname)-7s %(message)s%(reset)s"
     return colorlog.ColoredFormatter(
         line, datefmt="%Y-%m-%d %H:%M:%S", log_colors=_COLOURS, no_color=not in_colour

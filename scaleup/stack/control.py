@@ -48,14 +48,7 @@ class ControlServer:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            async with asyncio.timeout(REQUEST_SECONDS):
-                request = json.loads(await reader.readline())
-            answer = await self._handler(str(request["command"]), request.get("name"))
-        except ScaleUpError as error:
-            answer = {"error": str(error)}
-        except (ValueError, KeyError, TypeError, AttributeError, TimeoutError, OSError):
-            answer = {"error": 'not a request: write {"command": …, "name": …} and a new line'}
-        try:
+            answer = await self._answer(reader)
             writer.write(json.dumps(answer).encode() + b"\n")
             async with asyncio.timeout(REQUEST_SECONDS):
                 await writer.drain()
@@ -63,6 +56,18 @@ class ControlServer:
             pass  # the asker has gone
         finally:
             writer.close()
+
+    async def _answer(self, reader: asyncio.StreamReader) -> dict[str, Any]:
+        try:
+            async with asyncio.timeout(REQUEST_SECONDS):
+                request = json.loads(await reader.readline())
+            command, name = str(request["command"]), request.get("name")
+        except (ValueError, LookupError, TypeError, AttributeError, TimeoutError, OSError):
+            return {"error": 'not a request: write {"command": …, "name": …} and a new line'}
+        try:
+            return await self._handler(command, name)
+        except ScaleUpError as error:
+            return {"error": str(error)}
 
 
 def is_served(path: Path) -> bool:

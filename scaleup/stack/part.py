@@ -52,15 +52,18 @@ class Part:
         """Start it and wait until it is ready. Raises StartupError with the end of its log."""
         self._role, self._is_ready, self._stopping = None, False, False
         log = self._run_dir.log(self.spec.name)
-        with log.open("ab") as output:
-            self.child = Child(
-                self.spec.name,
-                self.spec.arguments,
-                on_message=self._says,
-                on_exit=self._exited,
-                output=output,
-            )
-        self._run_dir.write_pid(self.spec.name, self.child.pid)
+        try:
+            with log.open("ab") as output:
+                self.child = Child(
+                    self.spec.name,
+                    self.spec.arguments,
+                    on_message=self._says,
+                    on_exit=self._exited,
+                    output=output,
+                )
+            self._run_dir.write_pid(self.spec.name, self.child.pid)
+        except OSError as error:
+            raise StartupError(f"{self.spec.name} cannot be started: {error}") from None
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(START_SECONDS):
                 while self.child is not None and not self._is_ready:

@@ -1,7 +1,8 @@
 """The run directory: pids, logs, secrets of the run, and the control socket. Nothing of it is kept.
 
 It may lie in /tmp, where everybody can create names, so one that exists must belong to us, and nobody
-else may write to it.
+else may write to it. What is in it is removed only beside a key of ours, which is made first and removed last:
+somebody may name a directory that has `data` and `logs` of another kind.
 """
 
 from __future__ import annotations
@@ -16,15 +17,15 @@ from pathlib import Path
 from scaleup.errors import StartupError
 from scaleup.stack.plan import Secrets
 
-_OURS = ("logs", "pids", "data", "control.sock", "vrrp.key", "database.password")
+_KEY = "vrrp.key"
+_OURS = ("logs", "pids", "data", "control.sock", "database.password", _KEY)
 
 
 class RunDir:
-    """Made by `open`, emptied by `close`; the directory itself goes too if `open` made it."""
+    """Made by `open`, emptied by `close`; the directory itself goes too if nothing else is in it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
-        self._made = False
 
     @property
     def control(self) -> Path:
@@ -44,15 +45,14 @@ class RunDir:
         try:
             self.path.mkdir(mode=mode, parents=True, exist_ok=True)
             self._verify()
-            self._made = not any(self.path.iterdir())
             self.path.chmod(mode)
             self._remove_ours()
-            for name in ("logs", "pids"):
-                (self.path / name).mkdir(mode=0o700)
-            made = Secrets(self.path / "vrrp.key", self.path / "database.password")
+            made = Secrets(self.path / _KEY, self.path / "database.password")
             for path in (made.vrrp_key, made.database_password):
                 path.touch(mode=0o600)
                 path.write_text(secrets.token_hex(32))
+            for name in ("logs", "pids"):
+                (self.path / name).mkdir(mode=0o700)
         except OSError as error:
             raise StartupError(f"--run-dir {self.path}: {error.strerror}") from None
         return made
@@ -68,7 +68,7 @@ class RunDir:
     def close(self) -> None:
         with contextlib.suppress(FileNotFoundError):
             self._remove_ours()
-            if self._made:
+            if not any(self.path.iterdir()):
                 self.path.rmdir()
 
     def _verify(self) -> None:
@@ -79,6 +79,9 @@ class RunDir:
             raise StartupError(
                 f"--run-dir {self.path}: others may write to it; chmod go-w, or choose another one"
             )
+        names = {path.name for path in self.path.iterdir()}
+        if _KEY not in names and not names.isdisjoint(_OURS):
+            raise StartupError(f"--run-dir {self.path}: it has other things in it; use an empty directory")
 
     def _remove_ours(self) -> None:
         for name in _OURS:

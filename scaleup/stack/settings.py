@@ -18,9 +18,11 @@ GROUP = "stack"
 
 
 def default_run_dir() -> Path:
-    """One per user, so that `status` finds what `up` has started."""
-    base = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
-    return Path(base) / f"scaleup-{os.getuid()}"
+    """One per user, so that `status` finds what `up` has started.
+
+    Not in XDG_RUNTIME_DIR, where root's database, which runs as another user, could not come in.
+    """
+    return Path(tempfile.gettempdir()) / f"scaleup-{os.getuid()}"
 
 
 class UpSettings(TierSettings):
@@ -71,6 +73,14 @@ examples:
         network = self.network
         if not (isinstance(network, IPv4Network) and network.subnet_of(LOOPBACK) and network.prefixlen == 24):
             raise ValueError(f"--network {network}: write a /24 inside {LOOPBACK}, for example 127.0.1.0/24")
+        return self
+
+    @model_validator(mode="after")
+    def _data_are_kept(self) -> Self:
+        if self.data is not None and self.data.absolute().is_relative_to(self.run_dir.absolute()):
+            raise ValueError(
+                f"--data {self.data}: --run-dir is emptied at the end; write a directory outside it"
+            )
         return self
 
     def address(self, last: int) -> IPv4Address:

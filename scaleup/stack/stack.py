@@ -20,6 +20,9 @@ TIER_STOP_SECONDS = 1.0
 """For each tier when everything is stopped: four tiers, and Ctrl-C promises 5 s."""
 
 
+_STEPS = {"start": ("start",), "stop": ("stop",), "restart": ("stop", "start")}
+
+
 class View(Protocol):
     """Where progress and events go."""
 
@@ -37,6 +40,7 @@ class Stack:
         self.parts = {spec.name: Part(spec, run_dir, self._event) for spec in specs}
         self._changed = asyncio.Event()
         self._busy = asyncio.Lock()  # one command at a time
+        self._serving = False  # between start() and stop()
 
     async def start(self, settle_seconds: float) -> None:
         """Start all. `settle_seconds`: how long an election may take. Raises StartupError."""
@@ -51,6 +55,7 @@ class Stack:
                 while not self._is_settled():
                     await self._changed.wait()
                     self._changed.clear()
+        self._serving = True
 
     def _is_settled(self) -> bool:
         """The load balancer of the highest priority owns the virtual address, and the others know it."""
@@ -59,6 +64,7 @@ class Stack:
 
     async def stop(self) -> None:
         """Stop all, each tier before those that it needs."""
+        self._serving = False
         for tier in reversed(TIERS):
             await asyncio.gather(*(part.stop(TIER_STOP_SECONDS) for part in self._tier(tier)))
 
@@ -84,7 +90,7 @@ class Stack:
         """Carry out what the control socket was asked. Raises StartupError."""
         if command == "status":
             return self.status()
-        if command not in ("start", "stop", "restart"):
+        if command not in _STEPS:
             raise StartupError(f"no such command: {command}")
         part = self.parts.get(str(name))
         if part is None:
@@ -97,12 +103,11 @@ class Stack:
                 raise StartupError(f"{name} runs already, as process {part.pid}")
             if command == "stop" and part.child is None:
                 raise StartupError(f"{name} does not run")
-            if command in ("stop", "restart"):
-                await part.stop(PART_STOP_SECONDS)
-                self._view.event(part, "stopped", {})
-            if command in ("start", "restart"):
-                await part.start()
-                self._view.event(part, "started", {})
+            for step in _STEPS[command]:
+                if not self._serving:  # it would start what is being started, or has just been stopped
+                    raise StartupError("the whole stack is being started or stopped")
+                await (part.start() if step == "start" else part.stop(PART_STOP_SECONDS))
+                self._view.event(part, "started" if step == "start" else "stopped", {})
         return self.status()
 
     def _event(self, part: Part, event: str, fields: dict[str, Any]) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from scaleup.stack.part import Part
@@ -22,7 +24,7 @@ class ConsoleView:
         self._serving = False
 
     def starting(self, tier: str, names: list[str]) -> None:
-        self._console.print(f"starting {' '.join(names)} …", highlight=False, style="dim")
+        self._print(f"starting {' '.join(names)} …", "dim")
 
     def started(self, part: Part) -> None:
         detail = f"  {part.detail}" if part.detail else ""
@@ -31,10 +33,10 @@ class ConsoleView:
     def serving(self, status: dict[str, Any], details: dict[str, str], urls: list[str], logs: str) -> None:
         """The table and the URLs, when everything runs. From now on events are told as well."""
         self._serving = True
-        self._console.print(table(status, details))
+        self._print(table(status, details))
         for url in urls:
-            self._console.print(url, highlight=False, style="bold")
-        self._console.print(f"logs: {logs}    stop: Ctrl-C", highlight=False, style="dim")
+            self._print(url, "bold")
+        self._print(f"logs: {escape(logs)}    stop: Ctrl-C", "dim")
 
     def event(self, part: Part, event: str, fields: dict[str, Any]) -> None:
         if not self._serving:
@@ -49,25 +51,28 @@ class ConsoleView:
             case "worker":
                 self._line(f"{name}: {fields['worker']} died", f"{fields['how']}; started again", "yellow")
             case "died":
-                self._line(f"{name} died", f"{fields['how']}; start it: python -m scaleup start {name}", "bold red")
+                self._line(
+                    f"{name} died", f"{fields['how']}; start it: python -m scaleup start {name}", "bold red"
+                )
             case "stopped" | "started":
                 self._line(f"{name} was {event}", "", "dim")
 
     def stopping(self) -> None:
         self._serving = False
-        self._console.print("stopping …", style="dim")
+        self._print("stopping …", "dim")
 
     def stopped(self) -> None:
-        self._console.print("everything has stopped", style="dim")
+        self._print("everything has stopped", "dim")
 
     def _line(self, what: str, why: str, colour: str) -> None:
         elapsed = time.monotonic() - self._began
-        self._console.print(
-            f"[dim]{elapsed:8.2f} s[/dim]  [{colour}]{what}[/{colour}]"
-            + (f"  [dim]({why})[/dim]" if why else ""),
-            highlight=False,
-            soft_wrap=True,
-        )
+        because = f"  [dim]({escape(why)})[/dim]" if why else ""
+        self._print(f"[dim]{elapsed:8.2f} s[/dim]  [{colour}]{what}[/{colour}]{because}")
+
+    def _print(self, what: str | Table, style: str = "") -> None:
+        """Nobody may be looking any more (a closed terminal, `| head`); the stack goes on, and stops cleanly."""
+        with contextlib.suppress(OSError, SystemExit):  # rich makes SystemExit of a broken pipe
+            self._console.print(what, highlight=False, soft_wrap=isinstance(what, str), style=style)
 
 
 def table(status: dict[str, Any], details: dict[str, str] | None = None) -> Table:

@@ -87,9 +87,10 @@ async def test_a_body_that_is_too_long(app: App) -> None:
     assert "16384" in problem["detail"]
 
 
-async def test_a_body_that_claims_to_be_compressed(app: App) -> None:
+async def test_a_body_that_claims_to_be_compressed(app: App, caplog: pytest.LogCaptureFixture) -> None:
     headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
-    await answer(app, "POST", "/api/links", 400, data=b'{"url": "https://example.org/"}', headers=headers)
+    await answer(app, "POST", "/api/links", 415, data=b'{"url": "https://example.org/"}', headers=headers)
+    assert "Traceback" not in caplog.text
 
 
 async def test_what_is_not_there(app: App) -> None:
@@ -254,7 +255,9 @@ async def test_a_client_that_does_not_wait_for_the_answer_is_served_all_the_same
     await until(lambda: database.execute("SELECT COUNT(*) FROM links") == ((1,),))
 
 
-async def test_a_body_that_breaks_off_stores_nothing(app: App, database: DatabaseServer) -> None:
+async def test_a_body_that_breaks_off_stores_nothing(
+    app: App, database: DatabaseServer, caplog: pytest.LogCaptureFixture
+) -> None:
     reader, writer = await asyncio.open_connection(app.endpoint.host, app.endpoint.port)
     writer.write(HEAD % (len(BODY) + 1) + BODY)
     writer.write_eof()
@@ -262,3 +265,4 @@ async def test_a_body_that_breaks_off_stores_nothing(app: App, database: Databas
     writer.close()
     await writer.wait_closed()
     assert database.execute("SELECT COUNT(*) FROM links") == ((0,),)
+    assert "Traceback" not in caplog.text  # it is the client's doing

@@ -222,6 +222,23 @@ async def test_what_may_succeed_later(
         assert await ask(pool) == 1
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"\xff\x6a\x04#HY000Host '10.0.0.9' is not allowed to connect",  # 1130, instead of the greeting
+        b"\xff\xea\x04#HY000a number that we have never heard of",
+    ],
+)
+async def test_a_server_that_does_not_let_us_in_is_a_refusal(answer: bytes) -> None:
+    async def refuse(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(len(answer).to_bytes(3, "little") + b"\0" + answer)
+        writer.close()
+
+    async with listening(refuse) as pool:
+        with pytest.raises(DatabaseRefusesError, match=r"127\.0\.0\.1:\d+: .*(not allowed|never heard)"):
+            await ask(pool)
+
+
 async def test_a_wrong_password_is_a_refusal(database: DatabaseServer) -> None:
     async with make_pool(database, password="wrong") as pool:
         with pytest.raises(DatabaseRefusesError, match="Access denied"):
@@ -231,6 +248,14 @@ async def test_a_wrong_password_is_a_refusal(database: DatabaseServer) -> None:
 async def test_a_missing_table_means_that_the_database_is_not_ours_yet(pool: Pool) -> None:
     with pytest.raises(DatabaseAwayError, match="no tables of ours"):
         await ask(pool, "SELECT id FROM links")
+
+
+async def test_a_pool_may_be_used_while_it_is_closed(pool: Pool) -> None:
+    """As by a readiness check that came just before."""
+    async with pool.cursor(), pool.cursor():
+        pass
+    closed, answer = await asyncio.gather(pool.close(), ask(pool))
+    assert (closed, answer, pool.idle) == (None, 1, 0)
 
 
 async def test_a_closed_pool_keeps_nothing(database: DatabaseServer) -> None:

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from scaleup.db import mariadb
 from scaleup.db.engines import Choice, choose
 from scaleup.errors import ConfigurationError, StartupError
 
@@ -12,6 +15,16 @@ def test_auto_takes_the_best_that_is_installed() -> None:
     assert choose("auto", BOTH, []) == Choice("mariadb", "mariadbd is installed", "/m")
     assert choose("auto", {"mysqld": "/y"}, []) == Choice("mysql", "mysqld is installed", "/y")
     assert choose("auto", {}, []) == Choice("embedded", "neither mariadbd nor mysqld is installed")
+
+
+def test_the_name_of_the_working_directory_does_not_matter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mariadb").mkdir()
+    monkeypatch.chdir(tmp_path / "mariadb")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(mariadb, "MORE_PATHS", ())
+    assert mariadb.installed() == {}
 
 
 def test_auto_stays_with_the_data() -> None:

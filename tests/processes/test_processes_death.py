@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
-from processes_harness import program, watched
+from processes_harness import DEADLINE_SECONDS, PROGRAMS, program, watched
+
+from scaleup.processes.channel import Channel
 
 PARENT = ("-m", "tier", "--act", "parent")
 
@@ -49,14 +53,33 @@ def test_a_child_that_is_starting_ends_when_its_parent_is_killed() -> None:
             child.ends()
 
 
+def test_a_child_that_was_told_nothing_ends_when_its_parent_dies() -> None:
+    """It waits for its first message."""
+    ours, theirs = Channel.pair()
+    number = theirs.fileno()
+    with (
+        theirs,
+        subprocess.Popen(
+            [sys.executable, "-m", "attached"],
+            env={**os.environ, **PROGRAMS, "SCALEUP_CHANNEL": str(number)},
+            pass_fds=[number],
+        ) as child,
+    ):
+        theirs.close()
+        ours.close()
+        assert child.wait(DEADLINE_SECONDS) == 0
+
+
 def test_a_second_signal_forces_and_takes_the_children_along() -> None:
-    with program(*PARENT) as tier, watched(int(tier.line("child").split()[1])) as child:
-        tier.signal(signal.SIGTERM)
-        tier.line("stopping")
-        assert child.lives()
-        tier.signal(signal.SIGINT)
-        returncode, _, err = tier.end()
-        child.ends()
+    """Even one that does not see its parent's death."""
+    with program("-m", "tier", "--act", "parent of a deaf child") as tier:
+        with watched(int(tier.line("hello").split()[1])) as child:
+            tier.signal(signal.SIGTERM)
+            tier.line("stopping")
+            assert child.lives()
+            tier.signal(signal.SIGINT)
+            returncode, _, err = tier.end()
+            child.ends()
     assert returncode == 1
     assert "SIGINT again: stopping at once" in err
 

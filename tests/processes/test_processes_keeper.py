@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -119,6 +120,7 @@ async def test_a_failure_that_nobody_asks_for_is_no_noise(caplog: pytest.LogCapt
     kept.keeper.start()
     await kept.kill()
     del kept
+    gc.collect()
     await asyncio.sleep(0)
     assert not caplog.records
 

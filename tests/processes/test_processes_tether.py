@@ -50,11 +50,18 @@ def test_it_dies_when_its_parent_ends(family: tuple[Program, Watched, str]) -> N
     child.ends()
 
 
-def run(*arguments: str, parent: int | None = None, user: str | None = None) -> tuple[int, str, str]:
+def run(
+    *arguments: str,
+    parent: int | None = None,
+    user: str | None = None,
+    groups: list[int] | None = None,
+) -> tuple[int, str, str]:
     command = tether.command(arguments, user=user)
     if parent is not None:
         command[3] = str(parent)
-    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=20, check=False, extra_groups=groups
+    )
     return done.returncode, done.stdout, done.stderr
 
 
@@ -81,7 +88,7 @@ def test_a_user_who_is_not_there() -> None:
 @as_root
 def test_the_user_has_no_more_than_is_its_own() -> None:
     entry = pwd.getpwnam("nobody")
-    code, out, _ = run("sh", "-c", "id -u; id -g; id -G; echo $HOME", user="nobody")
+    code, out, _ = run("sh", "-c", "id -u; id -g; id -G; echo $HOME", user="nobody", groups=[0, 4])
     assert code == 0
     assert out.splitlines() == [
         str(entry.pw_uid),

@@ -13,7 +13,11 @@ from typing import Any
 import pytest
 
 from scaleup.errors import StartupError
+from scaleup.net.addresses import Endpoint
 from scaleup.stack.control import ControlServer, ask, is_served
+from scaleup.stack.part import Part
+from scaleup.stack.plan import Spec
+from scaleup.stack.rundir import RunDir
 
 
 async def handler(command: str, name: str | None) -> dict[str, Any]:
@@ -37,6 +41,22 @@ async def test_answers(path: Path) -> None:
 async def test_refuses_with_the_reason(path: Path) -> None:
     with pytest.raises(StartupError, match="web1 does not run"):
         await asyncio.to_thread(ask, path, "stop", "web1")
+
+
+async def test_an_error_of_ours_is_not_blamed_on_the_asker(tmp_path: Path) -> None:
+    """A part whose log cannot be written, because somebody has removed the run directory."""
+    spec = Spec("web", "web1", Endpoint("127.0.0.1", 1), ("scaleup.web",))
+    part = Part(spec, RunDir(tmp_path / "removed"), lambda _part, _event, _fields: None)
+
+    async def start(_command: str, _name: str | None) -> dict[str, Any]:
+        await part.start()
+        return {}
+
+    server = ControlServer(tmp_path / "control.sock", start)
+    await server.start()
+    with pytest.raises(StartupError, match=r"web1 cannot be started: .*No such file"):
+        await asyncio.to_thread(ask, tmp_path / "control.sock", "start", "web1")
+    await server.stop()
 
 
 async def test_only_the_owner_may_connect(path: Path) -> None:

@@ -80,6 +80,11 @@ def test_priorities_fall_with_the_number(secrets: Secrets, site: Path) -> None:
     assert priorities == sorted(set(priorities), reverse=True)
 
 
+def test_data_that_are_to_be_kept_are_not_in_the_run_directory(site: Path) -> None:
+    with pytest.raises(ValueError, match="write a directory outside it"):
+        UpSettings(root=site, run_dir=site / "run", data=site / "run" / "data")
+
+
 def test_no_secret_is_in_argv(secrets: Secrets, site: Path) -> None:
     said = " ".join(argument for spec in plan(secrets, site) for argument in spec.arguments)
     assert "k" * 64 not in said

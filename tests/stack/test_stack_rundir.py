@@ -24,6 +24,14 @@ def test_made_and_removed(tmp_path: Path) -> None:
     assert not run_dir.path.exists()
 
 
+def test_data_of_somebody_else_are_not_taken_for_ours(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "thesis.tex").write_text("mine")
+    with pytest.raises(StartupError, match="other things in it"):
+        RunDir(tmp_path).open()
+    assert (tmp_path / "data" / "thesis.tex").exists()
+
+
 def test_what_is_not_ours_stays(tmp_path: Path) -> None:
     (tmp_path / "diary.txt").write_text("mine")
     run_dir = RunDir(tmp_path)
@@ -38,6 +46,7 @@ def test_what_a_crash_left_is_replaced(tmp_path: Path) -> None:
     again = RunDir(tmp_path / "run")
     assert again.open().vrrp_key.read_text() != key
     again.close()
+    assert not again.path.exists()
 
 
 def test_a_file_in_the_way(tmp_path: Path) -> None:

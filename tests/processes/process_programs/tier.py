@@ -29,6 +29,10 @@ async def serve(settings: Settings, process: Process) -> None:
             await asyncio.Event().wait()
         case "parent":
             await _with_child(settings, process)
+        case "parent of a deaf child":
+            Child("kid", ["talker", "deaf"], on_message=_say, on_exit=lambda code: None)
+            await _serve(process)
+            await asyncio.Event().wait()
         case "fail":
             raise StartupError("the world is not right\nin two ways")
         case "fail late":
@@ -53,13 +57,7 @@ async def _serve(process: Process) -> None:
 
 async def _with_child(settings: Settings, process: Process) -> None:
     """Says what its child says, and never ends."""
-
-    def on_message(message: Message) -> None:
-        print(message.kind, *message.fields.values(), flush=True)
-
-    child = Child(
-        "kid", ["attached"], on_message=on_message, on_exit=lambda code: print("exit", code, flush=True)
-    )
+    child = Child("kid", ["attached"], on_message=_say, on_exit=lambda code: print("exit", code, flush=True))
     child.send(
         "init",
         name=f"{process.name}/kid",
@@ -68,6 +66,10 @@ async def _with_child(settings: Settings, process: Process) -> None:
     )
     await _serve(process)
     await asyncio.Event().wait()
+
+
+def _say(message: Message) -> None:
+    print(message.kind, *message.fields.values(), flush=True)
 
 
 async def _fail(error: Exception) -> None:
