@@ -26,7 +26,8 @@ test: $(VENV)/.dev
 
 soak: $(VENV)/.dev
 	@sh tests/install-programs.sh
-	$(BIN)/python -m pytest -m soak --soak $(ARGS)
+	SCALEUP_SIM_FIRST=1000 SCALEUP_SIM_SEEDS=50000 $(BIN)/python -m pytest -q -n 2 tests/sim/test_sim_chaos.py -k hold
+	$(BIN)/python -m pytest -s -m soak --soak $(ARGS)
 
 bench: $(VENV)/.dev
 	$(BIN)/python bench/proxy.py $(ARGS)
