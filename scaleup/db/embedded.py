@@ -43,6 +43,7 @@ from scaleup.errors import StartupError
 
 log = logging.getLogger(__name__)
 logging.getLogger("mysql_mimic").setLevel(logging.WARNING)  # it tells of every connection
+logging.getLogger("sqlglot").setLevel(logging.ERROR)  # it warns of what we refuse anyway
 
 MAX_CONNECTIONS = 200
 MAX_PACKET_BYTES = 1024 * 1024

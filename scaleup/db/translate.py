@@ -14,7 +14,6 @@ named parameters (`WHERE id = 7` and `WHERE id = 8` have the same shape).
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -25,8 +24,6 @@ from sqlglot.errors import SqlglotError
 from scaleup.db.literals import Value, check_comments, cut_literals
 from scaleup.db.schema import create_table
 from scaleup.db.sqlerror import SYNTAX, SqlError, refused
-
-logging.getLogger("sqlglot").setLevel(logging.ERROR)  # it warns of what we refuse anyway
 
 MAX_SHAPES = 512
 """Plans that are kept; an application has a few dozen queries."""

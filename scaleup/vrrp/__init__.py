@@ -13,6 +13,8 @@ Reading order:
     owner      what it means to own a virtual address: on loopback, to listen on it
     network    advertisements by unicast UDP, for nodes that may not open raw sockets
     daemon     the shell: one socket, one timer, the router between them
+    attached   the daemon as the child of a load balancer, and its guardian
+    metrics    what Prometheus sees of an election
     settings, __main__
 
 Invariants: the router never reads a clock; one timer is armed at a time; whatever ends this process or

@@ -1,10 +1,10 @@
 """Headless Chromium, driven like a person would: real key strokes and mouse clicks over the DevTools protocol.
 
-    async with open_page("http://127.0.0.1:8080/") as page:
-        await page.type("#url", "http://example.com/")
-        await page.press("Enter")
-        await page.until("document.querySelectorAll('#list li').length === 1")
-        assert page.errors == []
+async with open_page("http://127.0.0.1:8080/") as page:
+    await page.type("#url", "http://example.com/")
+    await page.press("Enter")
+    await page.until("document.querySelectorAll('#list li').length === 1")
+    assert page.errors == []
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import asyncio
 import itertools
 import json
 import os
+import re
 import signal
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -75,10 +75,14 @@ class Page:
         """Wait until the expression is true. Its value."""
         look = f"const value = {expression}; value ? resolve(value) : setTimeout(look, 10)"
         try:
-            return await self.evaluate(f"new Promise(resolve => {{ const look = () => {{ {look} }}; look() }})")
+            return await self.evaluate(
+                f"new Promise(resolve => {{ const look = () => {{ {look} }}; look() }})"
+            )
         except TimeoutError:
             text = await self.evaluate("document.body.innerText")
-            raise AssertionError(f"not within {STEP_SECONDS} s: {expression}\n{text}\n{self.errors}") from None
+            raise AssertionError(
+                f"not within {STEP_SECONDS} s: {expression}\n{text}\n{self.errors}"
+            ) from None
 
     async def text(self, selector: str) -> str:
         return str(await self.evaluate(f"document.querySelector({json.dumps(selector)}).textContent"))
@@ -115,10 +119,37 @@ def _error_in(method: str, parameters: dict[str, Any]) -> str | None:
 
 
 @asynccontextmanager
-async def open_page(url: str, width: int = 1280, height: int = 900) -> AsyncIterator[Page]:
-    """A browser of its own, that is gone afterwards with every process and file of it."""
-    async with _browser() as port, aiohttp.ClientSession(trust_env=False) as session:
-        async with session.put(f"http://127.0.0.1:{port}/json/new?about:blank") as response:
+async def open_browser() -> AsyncIterator[int]:
+    """A browser, that is gone afterwards with every process and file of it. Yields its DevTools' port."""
+    with tempfile.TemporaryDirectory(prefix="scaleup-chromium-", ignore_cleanup_errors=True) as folder:
+        process = await asyncio.create_subprocess_exec(
+            *("chromium", *_OPTIONS, f"--user-data-dir={folder}/profile"),
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+            env={**os.environ, "HOME": folder, "TMPDIR": folder},
+            start_new_session=True,  # a group of its own, that can be ended as one
+        )
+        assert process.stderr is not None
+        tasks = Tasks()
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                port = await _port_in(process.stderr)
+            tasks.spawn(_discard(process.stderr), name="stderr")  # or the pipe fills, and the browser waits
+            yield port
+        finally:
+            await tasks.cancel()
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            async with asyncio.timeout(STEP_SECONDS):
+                await _discard(process.stderr)
+                await process.wait()
+
+
+@asynccontextmanager
+async def open_page(port: int, url: str, width: int = 1280, height: int = 900) -> AsyncIterator[Page]:
+    """A new tab of the browser whose DevTools are at `port`; the page has been loaded. Width, height: pixels."""
+    async with aiohttp.ClientSession(f"http://127.0.0.1:{port}", trust_env=False) as session:
+        async with session.put("/json/new?about:blank") as response:
             target = await response.json()
         async with session.ws_connect(target["webSocketDebuggerUrl"], max_msg_size=0) as socket:
             page, tasks = Page(socket), Tasks()
@@ -132,29 +163,20 @@ async def open_page(url: str, width: int = 1280, height: int = 900) -> AsyncIter
                 await page.until("document.readyState === 'complete'")
                 yield page
             finally:
+                await page.call("Page.close")
                 await tasks.cancel()
 
 
-@asynccontextmanager
-async def _browser() -> AsyncIterator[int]:
-    """A running browser. Yields the port of its DevTools."""
-    with tempfile.TemporaryDirectory(prefix="scaleup-chromium-", ignore_cleanup_errors=True) as folder:
-        process = await asyncio.create_subprocess_exec(
-            *("chromium", *_OPTIONS, f"--user-data-dir={folder}/profile"),
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-            env={**os.environ, "HOME": folder, "TMPDIR": folder},
-            start_new_session=True,  # a group of its own, that can be ended as one
-        )
-        assert process.stderr is not None
-        try:
-            async with asyncio.timeout(START_SECONDS):
-                async for line in process.stderr:
-                    if b"DevTools listening on" in line:
-                        break
-            yield int((Path(folder) / "profile" / "DevToolsActivePort").read_text().split()[0])
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            await process.stderr.read()  # ends when the last process of the group has
-            await process.wait()
+async def _port_in(stderr: asyncio.StreamReader) -> int:
+    said = []
+    async for line in stderr:
+        if found := re.search(rb"DevTools listening on ws://[^/]*:(\d+)/", line):
+            return int(found[1])
+        said.append(line.decode(errors="replace"))
+    raise AssertionError("Chromium did not start:\n" + "".join(said))
+
+
+async def _discard(stream: asyncio.StreamReader) -> None:
+    """Until the last process that has the other end is gone."""
+    while await stream.read(4096):
+        pass

@@ -72,14 +72,14 @@ def test_a_child_that_was_told_nothing_ends_when_its_parent_dies() -> None:
 
 def test_a_second_signal_forces_and_takes_the_children_along() -> None:
     """Even one that does not see its parent's death."""
-    with program("-m", "tier", "--act", "parent of a deaf child") as tier:
-        with watched(int(tier.line("hello").split()[1])) as child:
-            tier.signal(signal.SIGTERM)
-            tier.line("stopping")
-            assert child.lives()
-            tier.signal(signal.SIGINT)
-            returncode, _, err = tier.end()
-            child.ends()
+    parent = program("-m", "tier", "--act", "parent of a deaf child")
+    with parent as tier, watched(int(tier.line("hello").split()[1])) as child:
+        tier.signal(signal.SIGTERM)
+        tier.line("stopping")
+        assert child.lives()
+        tier.signal(signal.SIGINT)
+        returncode, _, err = tier.end()
+        child.ends()
     assert returncode == 1
     assert "SIGINT again: stopping at once" in err
 
