@@ -51,17 +51,15 @@ class Link:
     clicks: int
     created: datetime
 
-    @property
-    def path(self) -> str:
-        """Where a visitor is redirected: to be joined to whatever host the visitor sees."""
-        return f"/l/{self.code}"
-
     def as_json(self) -> dict[str, Any]:
-        """`{"code", "url", "short": "/l/CODE", "clicks", "created": "2026-01-31T12:00:00.000000Z"}`"""
+        """`{"code", "url", "short": "/l/CODE", "clicks", "created": "2026-01-31T12:00:00.000000Z"}`
+
+        `short` is to be joined to whatever host the visitor sees.
+        """
         return {
             "code": self.code,
             "url": self.url,
-            "short": self.path,
+            "short": f"/l/{self.code}",
             "clicks": self.clicks,
             "created": self.created.isoformat(timespec="microseconds") + "Z",
         }

@@ -32,11 +32,12 @@ CLOSE_SECONDS = 0.5
 """How long saying goodbye to the server may take."""
 
 _AWAY = {
+    1021: "its disk is full",
     1040: "too many connections",
     1047: "the Galera node is not ready",
     1053: "it is shutting down",
+    1114: "its disk is full",
     1146: "it has no tables of ours",  # it is new: watch.py makes them
-    1129: "it has blocked us after too many failures",
     1203: "too many connections of this user",
     1290: "it is read-only",
     1927: "the connection was killed",
@@ -122,13 +123,11 @@ class Pool:
     async def close(self) -> None:
         """Close what is idle now, and what is in use when it comes back."""
         self._closed = True
-        idle, self._idle = self._idle, deque()
         with contextlib.suppress(TimeoutError, OSError):
             async with asyncio.timeout(CLOSE_SECONDS):
-                for connection in idle:
+                for connection in self._idle:
                     await connection.ensure_closed()
-        for connection in idle:
-            connection.close()
+        self._drop_idle()
 
     async def _take(self) -> Any:
         while self._idle:

@@ -21,8 +21,8 @@ from scaleup.app.pool import DatabaseAwayError
 
 log = logging.getLogger(__name__)
 
-RETRY_AFTER_SECONDS = 1
-"""What a 503 advises: about as long as a restart of the database takes."""
+RETRY = {"Retry-After": "1"}
+"""What a 503 advises, in seconds: about as long as a restart of the database takes."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -52,10 +52,6 @@ def problem(
     )
 
 
-def unavailable(detail: str) -> web.Response:
-    return problem(503, detail, headers={"Retry-After": str(RETRY_AFTER_SECONDS)})
-
-
 @web.middleware
 async def answer_problems(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Whatever a view raises becomes a problem."""
@@ -67,7 +63,8 @@ async def answer_problems(request: web.Request, handler: Handler) -> web.StreamR
         return problem(400, f"{error.field} {error}", field=error.field)
     except DatabaseAwayError:
         # No line in the log for each request: watch.py tells it once.
-        return unavailable("the database does not answer; whether a change was stored is not known")
+        detail = "the database does not answer; whether a change was stored is not known"
+        return problem(503, detail, headers=RETRY)
     except web.HTTPException as error:
         return _from_aiohttp(request, error)
     except Exception:

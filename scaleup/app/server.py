@@ -47,8 +47,7 @@ class _Handler(RequestHandler):
     ) -> web.StreamResponse:
         """A request that is not HTTP. (What fails in a view is answered by `answer_problems`.)"""
         if status < 500:
-            why = str(message or exc).partition("\n")[0]
-            log.info("%s sent what is not HTTP: %s", request.remote, why)
+            log.info("%s sent what is not HTTP: %s", request.remote, str(message or exc).partition("\n")[0])
         else:
             log.error("a request of %s failed", request.remote, exc_info=exc)
         response = problem(status, message or "this is not HTTP" if status < 500 else "the log says more")

@@ -24,13 +24,8 @@ from scaleup.net.addresses import Endpoint
 PRIVATE_NETWORKS = tuple(
     ip_network(text)
     for text in (
-        "127.0.0.0/8",
-        "10.0.0.0/8",
-        "172.16.0.0/12",
-        "192.168.0.0/16",
-        "::1/128",
-        "fc00::/7",
-        "fe80::/10",
+        *("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"),
+        *("::1/128", "fc00::/7", "fe80::/10"),
     )
 )
 """Loopback (RFC 1122, RFC 4291), private (RFC 1918), unique local (RFC 4193), link-local (RFC 4291)."""

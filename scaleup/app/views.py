@@ -28,7 +28,7 @@ from aiohttp import web
 from scaleup.app.address import DatabaseAddress
 from scaleup.app.client import Network, client_address
 from scaleup.app.links import Link, check_code, check_url, is_code, new_code
-from scaleup.app.problems import ProblemError
+from scaleup.app.problems import RETRY, ProblemError
 from scaleup.app.store import CodeTakenError, Store
 
 BODY_SECONDS = 10.0
@@ -86,7 +86,7 @@ class Views:
                 return await self._store.add(new_code(secrets.randbelow), url, _now())
             except CodeTakenError:
                 continue
-        raise ProblemError(503, "no free code was found", headers={"Retry-After": "1"})
+        raise ProblemError(503, "no free code was found", headers=RETRY)
 
     async def page(self, request: web.Request) -> web.Response:
         limit = _number(request, "limit", 1, MAX_PAGE_SIZE) or PAGE_SIZE

@@ -41,7 +41,10 @@ class Watch:
         try:
             await self._until_usable()
         except DatabaseRefusesError as error:
-            raise StartupError(self._refusal(error)) from None
+            raise StartupError(
+                f"the database refuses the user {self._pool.address.user!r}: {error}; see --database, and "
+                "--database-password-file or the environment variable SCALEUP_APP_DATABASE_PASSWORD"
+            ) from None
         while True:
             await self._wake.wait()
             try:
@@ -76,9 +79,3 @@ class Watch:
             self._tell("back")
         self.reason = None
         self._wake.clear()
-
-    def _refusal(self, error: DatabaseRefusesError) -> str:
-        return (
-            f"the database refuses the user {self._pool.address.user!r}: {error}; see --database, and "
-            "--database-password-file or the environment variable SCALEUP_APP_DATABASE_PASSWORD"
-        )

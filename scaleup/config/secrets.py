@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator
 
 
+@cache  # once for a process: a pipe, as of `--password-file <(pass show db)`, can be read only once
 def read_secret(path: Path) -> str:
     """The first line of the file. Raises OSError, UnicodeDecodeError."""
     return path.read_text(encoding="utf-8").partition("\n")[0].rstrip("\r")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,11 +28,13 @@ async def _serve(settings: UpSettings, process: Process) -> None:
     run_dir = RunDir(settings.run_dir)
     if is_served(run_dir.control):
         raise StartupError(f"a stack runs already in {run_dir.path}: stop it, or say --run-dir and --network")
+    for variable in [name for name in os.environ if name.startswith("SCALEUP_")]:
+        del os.environ[variable]  # what was said to `up` is not said to each of its processes
     view = ConsoleView(Console())
     secrets = run_dir.open()
     virtual = virtual_endpoint(settings)
     specs = make_plan(settings, secrets, settings.data or run_dir.data)
-    stack = Stack(specs, run_dir, virtual, view)
+    stack = Stack(specs, run_dir, virtual, settings.drain, view)
     control = ControlServer(run_dir.control, stack.command)
     try:
         await control.start()
@@ -107,10 +110,9 @@ def _parser(command: str, description: str) -> argparse.ArgumentParser:
 def guarded(command: str, argv: Sequence[str]) -> int:
     """Run a command of those that talk to a stack; returns the exit code."""
     try:
-        if command == "status":
-            status(argv)
-        else:
-            one(command, argv)
+        status(argv) if command == "status" else one(command, argv)
+    except KeyboardInterrupt:
+        return 130
     except ScaleUpError as error:
         print(f"scaleup: {error}", file=sys.stderr)  # noqa: T201
         return error.exit_code

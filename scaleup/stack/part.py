@@ -67,7 +67,8 @@ class Part:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(START_SECONDS):
                 while self.child is not None and not self._is_ready:
-                    await self._change()
+                    self._changed.clear()
+                    await self._changed.wait()
         if not self._is_ready:
             how = "died" if self.child is None else f"was not ready within {START_SECONDS:g} s"
             raise StartupError(f"{self.spec.name} {how}:\n{_end_of(log.read_text(errors='replace'))}")
@@ -77,10 +78,6 @@ class Part:
         self._stopping = True
         if self.child is not None:
             await self.child.stop(grace)
-
-    async def _change(self) -> None:
-        self._changed.clear()
-        await self._changed.wait()
 
     def _says(self, message: Message) -> None:
         if message.kind == "ready":

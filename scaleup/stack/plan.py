@@ -20,9 +20,6 @@ FIRST_PRIORITY, PRIORITY_STEP = 150, 10
 CHECKS = ("--inter", "0.5", "--fall", "2", "--rise", "1")
 """Quicker than a data centre's: a person is watching, and everything is on one machine."""
 
-DRAIN_SECONDS = 1.0
-"""Shorter than a tier's default, because Ctrl-C promises an end within 5 s for all of them."""
-
 
 @dataclass(frozen=True, slots=True)
 class Spec:
@@ -116,7 +113,7 @@ def _common(settings: UpSettings, tier: str, name: str) -> tuple[str, ...]:
     return (
         f"scaleup.{tier}",
         *("--node", name),
-        *("--drain", f"{DRAIN_SECONDS:g}"),
+        *("--drain", f"{settings.drain:g}"),
         *("--log-format", settings.log_format),
         *("--log-level", settings.log_level),
     )

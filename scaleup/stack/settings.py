@@ -64,19 +64,22 @@ examples:
     network: Annotated[NetworkField, Flag("NETWORK", GROUP)] = Field(
         IPv4Network("127.0.0.0/24"), description="the loopback addresses; another one for a second stack"
     )
+    drain: Annotated[float, Flag("SECONDS", "this process")] = Field(
+        0.75,
+        ge=0,
+        le=3600,
+        description="how long each process may take to finish what is in progress; Ctrl-C takes at most four "
+        "times as long, for four tiers, and 2 s",
+    )
     port: Annotated[int, Flag("PORT", GROUP)] = Field(
         8080, ge=1, le=65535, description="of the virtual address and of the web servers"
     )
 
     @model_validator(mode="after")
-    def _on_loopback(self) -> Self:
+    def _fits_together(self) -> Self:
         network = self.network
         if not (isinstance(network, IPv4Network) and network.subnet_of(LOOPBACK) and network.prefixlen == 24):
             raise ValueError(f"--network {network}: write a /24 inside {LOOPBACK}, for example 127.0.1.0/24")
-        return self
-
-    @model_validator(mode="after")
-    def _data_are_kept(self) -> Self:
         if self.data is not None and self.data.absolute().is_relative_to(self.run_dir.absolute()):
             raise ValueError(
                 f"--data {self.data}: --run-dir is emptied at the end; write a directory outside it"

@@ -4,39 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import Any, Protocol
+from typing import Any
 
 from scaleup.config.faults import did_you_mean
 from scaleup.errors import StartupError
 from scaleup.net.addresses import Endpoint
 from scaleup.stack.part import Part
-from scaleup.stack.plan import DRAIN_SECONDS, TIERS, Spec
+from scaleup.stack.plan import TIERS, Spec
 from scaleup.stack.rundir import RunDir
+from scaleup.stack.view import ConsoleView
 
-PART_STOP_SECONDS = DRAIN_SECONDS + 2.0
-"""For one part that is stopped by itself."""
+PART_GRACE_SECONDS = 2.0
+"""Beyond its drain time, for one part that is stopped by itself."""
 
-TIER_STOP_SECONDS = 1.0
-"""For each tier when everything is stopped: four tiers, and Ctrl-C promises 5 s."""
+TIER_GRACE_SECONDS = 0.5
+"""Beyond its drain time, for each tier when everything is stopped."""
 
 
 _STEPS = {"start": ("start",), "stop": ("stop",), "restart": ("stop", "start")}
 
 
-class View(Protocol):
-    """Where progress and events go."""
-
-    def starting(self, tier: str, names: list[str]) -> None: ...
-
-    def started(self, part: Part) -> None: ...
-
-    def event(self, part: Part, event: str, fields: dict[str, Any]) -> None: ...
-
-
 class Stack:
-    def __init__(self, specs: list[Spec], run_dir: RunDir, virtual: Endpoint, view: View) -> None:
+    """`drain`: seconds that each process may take to finish what is in progress."""
+
+    def __init__(
+        self, specs: list[Spec], run_dir: RunDir, virtual: Endpoint, drain: float, view: ConsoleView
+    ) -> None:
         self.virtual = virtual
-        self._view = view
+        self._drain, self._view = drain, view
         self.parts = {spec.name: Part(spec, run_dir, self._event) for spec in specs}
         self._changed = asyncio.Event()
         self._busy = asyncio.Lock()  # one command at a time
@@ -46,7 +41,7 @@ class Stack:
         """Start all. `settle_seconds`: how long an election may take. Raises StartupError."""
         for tier in TIERS:
             parts = self._tier(tier)
-            self._view.starting(tier, [part.spec.name for part in parts])
+            self._view.starting([part.spec.name for part in parts])
             async with asyncio.TaskGroup() as group:
                 for part in parts:
                     group.create_task(self._start(part))
@@ -66,7 +61,7 @@ class Stack:
         """Stop all, each tier before those that it needs."""
         self._serving = False
         for tier in reversed(TIERS):
-            await asyncio.gather(*(part.stop(TIER_STOP_SECONDS) for part in self._tier(tier)))
+            await asyncio.gather(*(part.stop(self._drain + TIER_GRACE_SECONDS) for part in self._tier(tier)))
 
     def status(self) -> dict[str, Any]:
         """As `status --json` prints it."""
@@ -106,7 +101,7 @@ class Stack:
             for step in _STEPS[command]:
                 if not self._serving:  # it would start what is being started, or has just been stopped
                     raise StartupError("the whole stack is being started or stopped")
-                await (part.start() if step == "start" else part.stop(PART_STOP_SECONDS))
+                await (part.start() if step == "start" else part.stop(self._drain + PART_GRACE_SECONDS))
                 self._view.event(part, "started" if step == "start" else "stopped", {})
         return self.status()
 

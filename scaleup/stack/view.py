@@ -23,7 +23,7 @@ class ConsoleView:
         self._began = time.monotonic()
         self._serving = False
 
-    def starting(self, tier: str, names: list[str]) -> None:
+    def starting(self, names: list[str]) -> None:
         self._print(f"starting {' '.join(names)} …", "dim")
 
     def started(self, part: Part) -> None:

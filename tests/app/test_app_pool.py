@@ -250,14 +250,6 @@ async def test_a_missing_table_means_that_the_database_is_not_ours_yet(pool: Poo
         await ask(pool, "SELECT id FROM links")
 
 
-async def test_a_pool_may_be_used_while_it_is_closed(pool: Pool) -> None:
-    """As by a readiness check that came just before."""
-    async with pool.cursor(), pool.cursor():
-        pass
-    closed, answer = await asyncio.gather(pool.close(), ask(pool))
-    assert (closed, answer, pool.idle) == (None, 1, 0)
-
-
 async def test_a_closed_pool_keeps_nothing(database: DatabaseServer) -> None:
     async with make_pool(database) as pool:
         async with pool.cursor():

@@ -68,15 +68,6 @@ def test_strangers_are_left_alone(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"scaleup-db-without-lock", "other"}
 
 
-def test_a_link_that_a_stranger_laid_out_is_not_followed(tmp_path: Path) -> None:
-    (tmp_path / "scaleup-db-trap").mkdir()
-    (tmp_path / "scaleup-db-trap" / "lock").symlink_to(tmp_path / "made-by-root")
-    (tmp_path / "scaleup-db-trap2").mkdir()
-    (tmp_path / "scaleup-db-trap2" / "lock").symlink_to(tmp_path / "scaleup-db-trap")
-    DataDirectory.open(None).close()
-    assert not (tmp_path / "made-by-root").exists()
-
-
 def test_a_directory_of_other_things_is_not_taken_over(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(StartupError, match="other things in it"):

@@ -164,6 +164,20 @@ def test_leaves_nothing_behind(number: signal.Signals) -> None:
     assert not running.run_dir.exists()
 
 
+def test_variables_of_up_are_not_those_of_its_processes(tmp_path: Path) -> None:
+    file = tmp_path / "cluster.toml"
+    file.write_text('[up]\nlbs = 1\nengine = "embedded"\n[lb.node.other]\nworkers = 7\n')
+    variables = {"SCALEUP_CONFIG": str(file), "SCALEUP_UP_WEBS": "1", "SCALEUP_LB_WORKERS": "5"}
+    running = start_stack("127.0.85", environment=variables)
+    try:
+        names = [row["name"] for row in running.status()["processes"]]
+        assert names == ["lb1", "web1", "app1", "app2", "db"]
+        workers = psutil.Process(running.row("lb1")["pid"]).children()
+        assert len(workers) == 1
+    finally:
+        stop_stack(running)
+
+
 def test_killed_up_takes_everything_with_it() -> None:
     running = start_stack("127.0.81", "--interval", "0.1", "--engine", "auto")
     running.settled()

@@ -60,7 +60,7 @@ async def test_an_error_of_ours_is_not_blamed_on_the_asker(tmp_path: Path) -> No
 
 
 async def test_only_the_owner_may_connect(path: Path) -> None:
-    assert stat.S_IMODE(os.stat(path).st_mode) == 0o600  # noqa: ASYNC240 - nothing else runs
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
 
 
 @pytest.mark.parametrize("rubbish", [b"\n", b"{}\n", b"[]\n", b"\xff\n", b'"x"\n', b"x" * 100_000 + b"\n"])

@@ -27,7 +27,7 @@ async def stack(tmp_path: Path) -> AsyncIterator[Stack]:
     run_dir.open()
     arguments = ("scaleup.web", "--listen", "127.0.0.1:0", "--root", str(tmp_path), "--drain", "0")
     spec = Spec("lb", "lb1", Endpoint("127.0.0.1", 0), arguments)
-    stack = Stack([spec], run_dir, Endpoint("127.0.0.1", 0), ConsoleView(Console(file=io.StringIO())))
+    stack = Stack([spec], run_dir, Endpoint("127.0.0.1", 0), 0.5, ConsoleView(Console(file=io.StringIO())))
     yield stack
     await stack.stop()
     run_dir.close()
@@ -54,7 +54,7 @@ def test_nobody_looks_any_more() -> None:
     """As in `up | head`: what is told is lost, and nothing else."""
     program = (
         "from rich.console import Console; from scaleup.stack.view import ConsoleView as View\n"
-        "view = View(Console()); view.starting('web', ['web1']); view.stopping(); view.stopped()"
+        "view = View(Console()); view.starting(['web1']); view.stopping(); view.stopped()"
     )
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
