@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from scaleup.config import load
+from scaleup.config import load, read_secret
 from scaleup.db.settings import DbSettings
 from scaleup.errors import ConfigurationError
 
@@ -26,11 +27,24 @@ def test_the_password_is_the_first_line_of_a_file(tmp_path: Path) -> None:
     file = tmp_path / "password"
     file.write_text("geh€im \r\nmore\n", encoding="utf-8")
     assert settings("--password-file", str(file), SCALEUP_DB_PASSWORD="other").user_password() == "geh€im "
-    file.write_bytes(b"\xff")
+    latin = tmp_path / "latin"
+    latin.write_bytes(b"\xff")
     with pytest.raises(ConfigurationError, match="not UTF-8"):
-        settings("--password-file", str(file))
+        settings("--password-file", str(latin))
     with pytest.raises(ConfigurationError, match=r"--password-file.*No such file"):
         settings("--password-file", str(tmp_path / "nosuch"))
+
+
+def test_the_password_may_come_from_a_pipe_which_can_be_read_once() -> None:
+    reader, writer = os.pipe()
+    try:
+        os.write(writer, b"secret\n")
+        os.close(writer)
+        loaded = settings("--listen", "0.0.0.0:3306", "--password-file", f"/dev/fd/{reader}")
+        assert loaded.user_password() == "secret"
+    finally:
+        os.close(reader)
+        read_secret.cache_clear()  # the number will be another file's
 
 
 def test_the_password_is_no_flag_and_not_printed(capsys: pytest.CaptureFixture[str]) -> None:
