@@ -63,6 +63,7 @@ async def serve(settings: AppSettings, process: Process) -> None:
             watching = tasks.create_task(watch.run(), name="watch the database")
             await server.start(sockets)
             log.info("listening on %s", ", ".join(str(endpoint_of(sock)) for sock in sockets))
+            await watch.asked.wait()  # a refusal ends us here, before anybody has counted on us
             process.ready()
             await process.stopping.wait()
             server.drain()

@@ -34,6 +34,8 @@ class Watch:
         self.reason: str | None = "the database has not answered yet"
         self._pool, self._tell = pool, tell
         self._wake = asyncio.Event()
+        self.asked = asyncio.Event()
+        """Set when the database has been asked for the first time, whatever came of it."""
         pool.on_away = self._found_away
 
     async def run(self) -> None:
@@ -72,6 +74,7 @@ class Watch:
             self._tell("away")
         self.reason = reason
         self._wake.set()
+        self.asked.set()
 
     def _become_usable(self) -> None:
         if self._wake.is_set():
@@ -79,3 +82,4 @@ class Watch:
             self._tell("back")
         self.reason = None
         self._wake.clear()
+        self.asked.set()

@@ -78,7 +78,11 @@ def _merge(model: type[S], layers: list[Layer]) -> Loaded[S]:
     try:
         settings = model.model_validate({name: layer.values[name] for name, layer in chosen.items()})
     except ValidationError as error:
-        for problem in error.errors():
+        problems = error.errors()
+        broken = {problem["loc"][:1] for problem in problems if problem["type"] != "too_short"}
+        for problem in problems:
+            if problem["type"] == "too_short" and problem["loc"][:1] in broken:
+                continue  # it is too short because of the elements that are told as well
             message = problem["msg"].removeprefix("Value error, ")
             secret = problem["type"] == "secret"
             faults.append(_fault(model, chosen, tuple(problem["loc"]), message, secret=secret))
@@ -109,7 +113,8 @@ def _fault(
             break  # the rest of the path is inside what a validator made of the text
     secret |= flag_of(model.model_fields[name]) is None
     shown = message if secret or repr(given) in message else f"{message} (given: {given!r})"
-    return Fault(chosen[name].origin(path), f"{name}: {shown}")
+    origin = chosen[name].origin(path)
+    return Fault(origin, shown if origin == option_name(name) else f"{name}: {shown}")
 
 
 def render(loaded: Loaded[S]) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import (
     BaseModel,
@@ -114,7 +115,16 @@ class TierSettings(BaseModel):
             raise ValueError("this is not a yes-or-no setting")
         if isinstance(value, str) and is_repeatable(field):
             raise ValueError(f'write a list, ["{value}"]')
+        if value == "" and _is_path(field.annotation):
+            raise ValueError("it is empty, which would mean the current directory: write a path")
         return value
+
+    @field_validator("log_file")
+    @classmethod
+    def _can_be_written(cls, path: Path | None) -> Path | None:
+        if path is not None and not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise ValueError("it cannot be written: is its folder there, and may we?")
+        return path
 
     @property
     def name(self) -> str:
@@ -125,6 +135,10 @@ class TierSettings(BaseModel):
         """The values as TOML or JSON would hold them, without secrets. `model_validate` reads it back."""
         secrets = {name for name, info in type(self).model_fields.items() if flag_of(info) is None}
         return self.model_dump(mode="json", exclude=secrets)
+
+
+def _is_path(annotation: Any) -> bool:
+    return annotation is Path or any(map(_is_path, get_args(annotation)))
 
 
 def flag_of(info: FieldInfo) -> Flag | None:

@@ -19,6 +19,9 @@ from scaleup.errors import ConfigurationError
 
 KeyPath = tuple[str | int, ...]
 
+MAX_BYTES = 1024 * 1024
+"""More than a cluster of a thousand nodes needs; somebody has named another file."""
+
 
 class TomlFile:
     """One parsed file. Raises ConfigurationError when it cannot be read or is not TOML."""
@@ -26,11 +29,17 @@ class TomlFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._text = path.read_bytes().decode("utf-8")  # line ends as they are: tomllib knows CRLF
+            with path.open("rb") as file:
+                data = file.read(MAX_BYTES + 1)
+            self._text = data.decode("utf-8")  # line ends as they are: tomllib knows CRLF
         except OSError as error:
             raise ConfigurationError(f"{path}: cannot be read: {error.strerror}; see --config") from None
         except UnicodeDecodeError as error:
             raise ConfigurationError(f"{path}: byte {error.start} is not UTF-8, as TOML must be") from None
+        if len(data) > MAX_BYTES:
+            raise ConfigurationError(
+                f"{path}: more than {MAX_BYTES} bytes are not a cluster.toml; see --config"
+            )
         try:
             self.values: dict[str, Any] = tomllib.loads(self._text)
         except (ValueError, RecursionError) as error:  # Python's own limits, beside TOMLDecodeError

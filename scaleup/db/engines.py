@@ -31,6 +31,11 @@ def choose(
     """
     if wanted == "auto" and len(data) > 1:
         raise ConfigurationError(f"--engine: the data directory has data of {' and '.join(data)}: say which")
+    if wanted != "auto" and data and wanted not in data:
+        raise ConfigurationError(
+            f"--engine {wanted}: the data directory has data of {' and '.join(data)}, which it would not show: "
+            "say that engine, or another directory"
+        )
     if wanted != "auto":
         engine, why = wanted, "asked for"
     elif data:

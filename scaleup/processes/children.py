@@ -71,13 +71,21 @@ class Child:
             raise
         self.returncode: int | None = None
         self._ended = asyncio.Event()
-        self._channel = Channel(ours, on_message, lambda: None)  # its death is told by the pidfd
+        self.unanswered = 0
+        """Pings since the last answer."""
+        self._on_message = on_message
+        self._channel = Channel(ours, self._says, lambda: None)  # its death is told by the pidfd
         self._loop.add_reader(self._pidfd, self._exited)
         running.add(self)
 
     def send(self, kind: str, descriptors: Sequence[int] = (), **fields: Any) -> None:
         """Send a message; nothing happens when the child is gone."""
         self._channel.send(kind, descriptors, **fields)
+
+    def ping(self) -> None:
+        """Ask for a sign of life; the child's event loop answers (see `unanswered`)."""
+        self.unanswered += 1
+        self.send("ping")
 
     def signal(self, number: signal.Signals) -> None:
         if self.returncode is None:
@@ -103,6 +111,12 @@ class Child:
         except TimeoutError:
             self.kill()
             return await self.wait()
+
+    def _says(self, message: Message) -> None:
+        if message.kind == "pong":
+            self.unanswered = 0
+        else:
+            self._on_message(message)
 
     def _exited(self) -> None:
         returncode = self._process.poll()

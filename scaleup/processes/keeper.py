@@ -1,4 +1,9 @@
-"""A child that is started again when it dies."""
+"""A child that is started again when it dies, and killed when it hangs.
+
+A child that is stopped, or whose event loop is blocked, is alive for the kernel and dead for everybody
+else: its listening sockets go on filling. So it is asked for a sign of life, and replaced without one.
+Unanswered questions are counted, not seconds: after a pause of the whole machine nobody is killed.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +18,10 @@ log = logging.getLogger(__name__)
 
 SHORT_LIFE_SECONDS = 1.0
 """A child that lived shorter than this waits as long before it is started again."""
+
+PING_SECONDS = 1.0
+HUNG_AFTER_PINGS = 3
+"""Unanswered ones. An event loop that is blocked for so long serves nobody."""
 
 START_SECONDS = 30.0
 """Until a child's first `ready`: an interpreter on a very slow machine."""
@@ -40,6 +49,7 @@ class Keeper:
         self._stopping = False
         self._started_at = 0.0
         self._again: asyncio.TimerHandle | None = None
+        self._next_ping: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         """Raises StartupError when the system can start no process."""
@@ -51,6 +61,7 @@ class Keeper:
 
     def was_ready(self) -> None:
         self.is_ready = True
+        self._watch()
         if not self._first_ready.done():
             self._first_ready.set_result(None)
 
@@ -65,8 +76,9 @@ class Keeper:
     def expect_exit(self) -> None:
         """From now on the child's end is wanted."""
         self._stopping = True
-        if self._again is not None:
-            self._again.cancel()
+        for timer in (self._again, self._next_ping):
+            if timer is not None:
+                timer.cancel()
 
     async def stop(self, grace: float) -> None:
         """SIGTERM, and SIGKILL after `grace` seconds."""
@@ -74,8 +86,22 @@ class Keeper:
         if self.child is not None:
             await self.child.stop(grace)
 
+    def _watch(self) -> None:
+        if self._next_ping is not None:
+            self._next_ping.cancel()
+        if self._stopping or not self.is_ready or self.child is None:
+            return
+        if self.child.unanswered >= HUNG_AFTER_PINGS:
+            log.error("%s hangs: no sign of life for %g s", self.name, HUNG_AFTER_PINGS * PING_SECONDS)
+            self.child.kill()
+            return
+        self.child.ping()
+        self._next_ping = self._loop.call_later(PING_SECONDS, self._watch)
+
     def _exited(self, returncode: int) -> None:
         self.is_ready = False
+        if self._next_ping is not None:
+            self._next_ping.cancel()
         how = describe(returncode)
         if not self._first_ready.done():
             self._first_ready.set_exception(StartupError(f"{self.name} did not start: {how}; see its log"))

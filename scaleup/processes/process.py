@@ -109,6 +109,8 @@ class Process:
     def _parent_says(self, message: Message) -> None:
         if message.kind == "reopen":
             self._reopen_logs()
+        elif message.kind == "ping":
+            self.tell_parent("pong")
         else:
             self.on_message(message)
 

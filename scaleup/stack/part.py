@@ -16,7 +16,7 @@ from scaleup.stack.rundir import RunDir
 START_SECONDS = 60.0
 """Until `ready`. A database's first start takes seconds on a slow disk."""
 
-LOG_LINES_IN_ERROR = 5
+LOG_LINES_IN_ERROR = 12
 
 
 class Part:

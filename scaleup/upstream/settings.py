@@ -152,10 +152,30 @@ def _health_check(value: object) -> HealthCheck:
     return HealthCheck.parse(value)
 
 
-HealthCheckField = Annotated[
-    HealthCheck, PlainValidator(_health_check, json_schema_input_type=str), PlainSerializer(str)
+# Declared apart from their defaults, because the web tier has others.
+CheckMethod = Annotated[
+    HealthCheck,
+    PlainValidator(_health_check, json_schema_input_type=str),
+    PlainSerializer(str),
+    Flag("tcp|http:PATH", "servers"),
+    Field(description="shows that a server is up: it accepts, or it answers GET PATH with 2xx or 3xx"),
 ]
-"""`tcp` or `http:PATH`."""
+Inter = Annotated[
+    float,
+    Flag("SECONDS", "servers"),
+    Field(ge=0.01, le=3600, allow_inf_nan=False),
+    Field(description="from the start of a server's check to the next, ±10 %"),
+]
+Rise = Annotated[
+    int,
+    Flag("N", "servers"),
+    Field(ge=1, le=100, description="so many passed checks in a row bring a server up again"),
+]
+Fall = Annotated[
+    int,
+    Flag("N", "servers"),
+    Field(ge=1, le=100, description="so many failed checks in a row bring a server down"),
+]
 
 
 class UpstreamSettings(BaseModel):
@@ -168,23 +188,10 @@ class UpstreamSettings(BaseModel):
     balance: Annotated[AlgorithmName, Flag(None, "servers")] = Field(
         "roundrobin", description="which server gets the next connection"
     )
-    health_check: Annotated[HealthCheckField, Flag("tcp|http:PATH", "servers")] = Field(
-        HealthCheck("tcp"),
-        description="shows that a server is up: it accepts, or it answers GET PATH with 2xx or 3xx",
-    )
-    inter: Annotated[float, Flag("SECONDS", "servers")] = Field(
-        2.0,
-        ge=0.01,
-        le=3600,
-        allow_inf_nan=False,
-        description="from the start of a server's check to the next, ±10 %",
-    )
-    rise: Annotated[int, Flag("N", "servers")] = Field(
-        2, ge=1, le=100, description="so many passed checks in a row bring a server up again"
-    )
-    fall: Annotated[int, Flag("N", "servers")] = Field(
-        3, ge=1, le=100, description="so many failed checks in a row bring a server down"
-    )
+    health_check: CheckMethod = HealthCheck("tcp")
+    inter: Inter = 2.0
+    rise: Rise = 2
+    fall: Fall = 3
     check_timeout: Annotated[Seconds, Flag("SECONDS", "servers")] = Field(
         2.0, description="a check that takes longer has failed"
     )

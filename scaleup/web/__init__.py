@@ -11,7 +11,7 @@ In reading order (● = pure: no I/O, no clock):
     problems ●     an error that is told to the client: status, detail, and the page or JSON for it
     targets ●      the request's target: its bytes for the application, its meaning for us
     headers ●      what is refused, stripped, added and re-serialised on the way in and on the way back
-    conditions ●   If-Match and its family, ranges, and which encodings a client accepts (RFC 9110 §13, §14)
+    conditions ●   If-Match and its family, and ranges (RFC 9110 §13, §14)
     connection     aiohttp's server protocol with its gaps closed: slow readers, errors, lingering close
     reply          a response whose head is ours to the byte
     body           a request's body, read under a size limit and a deadline

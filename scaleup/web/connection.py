@@ -2,7 +2,7 @@
 
 head that does not end     `keepalive_timeout`, which aiohttp applies to it as well since 3.14.4
 body that is malformed     told to whoever reads it; aiohttp would let it wait for ever
-slow reader                aborted when it takes nothing for `send_timeout`; aiohttp waits for ever
+slow reader                aborted when it stays behind for `send_timeout`; aiohttp waits for ever
 error, unread body         lingering close (RFC 9112 §9.6): a plain one would reset the connection,
                            and the reset can overtake the response that says what was wrong
 drain                      aiohttp's own would stop reading the bodies of requests in progress
@@ -47,7 +47,7 @@ class Connection(RequestHandler):
         self._newest_body: StreamReader | None = None
         self._is_deaf = False
         self.is_finishing = False
-        """The next response is the last one, and says so."""
+        """The response in progress, or else the next one, is the last."""
 
     def data_received(self, data: bytes) -> None:
         if self._is_deaf:
@@ -101,6 +101,8 @@ class Connection(RequestHandler):
         if is_unread:
             resp.force_close()
         outcome = await super().finish_response(request, resp, start_time)
+        if self.is_finishing:
+            resp.force_close()  # its head may have gone out before we knew
         if not resp.keep_alive and (is_unread or resp.status >= 400):
             await self._linger()
         return outcome
@@ -118,7 +120,7 @@ class Connection(RequestHandler):
     async def start(self) -> None:
         await super().start()
         transport = self.transport
-        if transport is not None and transport.get_write_buffer_size():
+        if self._stalled is None and transport is not None and transport.get_write_buffer_size():
             # Closing waits until all is sent. A client that takes nothing would keep the connection for ever.
             self._stalled = self._loop.call_later(self._send_timeout, self._abort)
 

@@ -152,6 +152,6 @@ class Client:
             max_line_size=8 * 1024,
             max_field_size=MAX_FIELD_BYTES,
             timeout=aiohttp.ClientTimeout(
-                total=None, sock_connect=self._connect_timeout, sock_read=self.response_timeout
+                total=None, connect=self._connect_timeout, sock_read=self.response_timeout
             ),
         )

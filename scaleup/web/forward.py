@@ -39,10 +39,9 @@ from scaleup.web.headers import (
     to_application,
     to_client,
     value_of,
-    wants_upgrade,
 )
 from scaleup.web.metrics import Metrics
-from scaleup.web.problems import Problem
+from scaleup.web.problems import RETRY_AFTER, Problem
 from scaleup.web.reply import Reply
 from scaleup.web.targets import Target
 
@@ -50,7 +49,6 @@ log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 10.0
 """A person waits about so long; a server that failed later than that has failed for good."""
-RETRY_AFTER = (b"Retry-After", b"1")  # seconds: a health check or two
 
 _READS = frozenset(("GET", "HEAD", "OPTIONS"))
 _TOLD = {
@@ -80,8 +78,6 @@ class Forwarder:
 
     async def respond(self, request: BaseRequest, target: Target) -> Reply:
         """The application's response. Raises Problem when there is none."""
-        if wants_upgrade(request.raw_headers, b"websocket"):
-            raise Problem(501, "This server does not forward WebSockets.", close=True)
         body = Body(request, limit=self._limits.max_body, grace=self._limits.body_grace)
         hop = self._hop(request, target)
         fields = to_application(request.raw_headers, hop)
@@ -100,10 +96,10 @@ class Forwarder:
                     return await self._relay(request, server, outcome, body)
             finally:
                 self._pool.release(server)
+            if body.problem:
+                raise body.problem  # the client's failure, not the server's
             self._failed(server, outcome)
             tried[server.name] = outcome
-            if body.problem:
-                raise body.problem
             if not _may_try_again(request.method, outcome, body):
                 break
             if asyncio.get_running_loop().time() > last_try:
@@ -124,7 +120,13 @@ class Forwarder:
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
-            task.add_done_callback(_close_unread)
+            self._pool.acquire(server)  # the client has gone, but the server is still busy with it
+
+            def finished(task: asyncio.Task[Response | Failure]) -> None:
+                self._pool.release(server)
+                _close_unread(task)
+
+            task.add_done_callback(finished)
             raise
 
     async def _relay(self, request: BaseRequest, server: Server, response: Response, body: Body) -> Reply:
@@ -151,8 +153,7 @@ class Forwarder:
         except InvalidResponse as error:
             self._failed(server, Failure(502, "garbage", str(error), was_sent=True))
             raise Problem(502, _TOLD[502]) from None
-        reason = (response.reason or "").encode("utf-8", "surrogateescape")
-        return Reply(response.status, to_send, length=length, reason=reason if reason.isascii() else b"")
+        return Reply(response.status, to_send, length=length)
 
     async def _read(self, request: BaseRequest, server: Server, response: Response) -> bytes:
         """The next piece of a response; empty at its end. A response that is cut off ends the connection."""

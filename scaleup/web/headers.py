@@ -107,10 +107,6 @@ def wants_continue(version: tuple[int, int], fields: Sequence[Field]) -> bool:
     return version == (1, 1) and bool(members_of(fields, b"expect"))
 
 
-def wants_upgrade(fields: Sequence[Field], protocol: bytes) -> bool:
-    return b"upgrade" in members_of(fields, b"connection") and protocol in members_of(fields, b"upgrade")
-
-
 def to_application(fields: Sequence[Field], hop: Hop) -> list[Field]:
     """A request's fields as the application gets them, without the framing."""
     dropped = _about_the_connection(fields) | _REQUEST_ONLY

@@ -11,6 +11,9 @@ from collections.abc import Sequence
 from html import escape
 from http import HTTPStatus
 
+RETRY_AFTER = (b"Retry-After", b"1")
+"""With 503: in seconds, a health check or two."""
+
 _PAGE = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">

@@ -17,7 +17,7 @@ from aiohttp.web import BaseRequest, StreamResponse
 from aiohttp.web_response import REASON_PHRASES
 
 from scaleup.web.connection import Connection
-from scaleup.web.headers import Field, head, value_of
+from scaleup.web.headers import Field, head, members_of, value_of
 from scaleup.web.problems import Problem
 
 SERVER: Final = (b"Server", b"scaleup")  # without a version: it would help only attackers
@@ -37,10 +37,8 @@ class Reply(StreamResponse):
         body: bytes = b"",
         *,
         length: int | None = -1,
-        reason: bytes | None = None,
     ) -> None:
         super().__init__(status=status)
-        self._reason_bytes = REASON_PHRASES.get(status, "").encode() if reason is None else reason
         self._fields, self._content = fields, body
         self._announced = len(body) if length == -1 else length
 
@@ -50,7 +48,11 @@ class Reply(StreamResponse):
         connection = request.protocol
         assert isinstance(connection, Connection)
         keep_alive = (
-            bool(request.keep_alive) and self._keep_alive is not False and not connection.is_finishing
+            bool(request.keep_alive)
+            and self._keep_alive is not False
+            and not connection.is_finishing
+            # It is declined, but aiohttp's parser may have lost what came behind such a request.
+            and b"upgrade" not in members_of(request.raw_headers, b"connection")
         )
         is_http11 = request.version >= HttpVersion11
         fields = [*self._fields, SERVER]
@@ -74,7 +76,7 @@ class Reply(StreamResponse):
         self._keep_alive = keep_alive
         if request.transport is None:
             raise ConnectionResetError("the client has gone")
-        first = head(self.status, self._reason_bytes, fields)
+        first = head(self.status, REASON_PHRASES.get(self.status, "").encode(), fields)
         request.transport.write(first)
         writer.output_size += len(first)  # so that others see that a response has begun
         return writer

@@ -108,8 +108,6 @@ class WebServer:
         return parse(request.raw_path)
 
     def _route(self, target: Target) -> tuple[str, Answer]:
-        if target.raw == "*":
-            return "local", self._options
         if target.path in (b"/healthz", b"/readyz"):
             return "local", self._health
         if self._forwarder is not None and any(map(target.is_below, self._prefixes)):
@@ -117,10 +115,6 @@ class WebServer:
         if self._files is not None:
             return "static", self._files.respond
         return "refused", _nothing_here
-
-    async def _options(self, request: BaseRequest, target: Target) -> Reply:
-        """`OPTIONS *`, the only method with that target (RFC 9112 §3.2.4)."""
-        return Reply(204, [(b"Allow", METHODS), *self._fields])
 
     async def _health(self, request: BaseRequest, target: Target) -> Reply:
         """/healthz: this process lives. /readyz: it can serve; application servers have no say in it."""

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field
 from scaleup.config import EndpointField, Flag, NetworkField, Seconds, TierSettings
 from scaleup.net.addresses import Endpoint
 from scaleup.upstream.probe import HealthCheck
-from scaleup.upstream.settings import HealthCheckField, Servers, UpstreamSettings
+from scaleup.upstream.settings import CheckMethod, Fall, Inter, Rise, Servers, UpstreamSettings
 
 
 def _folder(path: Path) -> Path:
@@ -63,25 +63,12 @@ class WebSettings(TierSettings, UpstreamSettings):
         "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'",
         description="the policy sent with files; empty: none",
     )
-    health_check: Annotated[HealthCheckField, Flag("tcp|http:PATH", "servers")] = Field(
-        HealthCheck("http", "/readyz"),
-        description="shows that a server is up: it accepts, or it answers GET PATH with 2xx or 3xx",
-    )
+    health_check: CheckMethod = HealthCheck("http", "/readyz")
     # Faster than a load balancer's defaults: /readyz fails on all applications at once while the database is
     # away, and their return must be seen soon. A server that is wrongly up costs a request one more try.
-    inter: Annotated[float, Flag("SECONDS", "servers")] = Field(
-        0.5,
-        ge=0.01,
-        le=3600,
-        allow_inf_nan=False,
-        description="from the start of a server's check to the next, ±10 %",
-    )
-    rise: Annotated[int, Flag("N", "servers")] = Field(
-        1, ge=1, le=100, description="so many passed checks in a row bring a server up again"
-    )
-    fall: Annotated[int, Flag("N", "servers")] = Field(
-        2, ge=1, le=100, description="so many failed checks in a row bring a server down"
-    )
+    inter: Inter = 0.5
+    rise: Rise = 1
+    fall: Fall = 2
     connect_timeout: Annotated[Seconds, Flag("SECONDS", "servers")] = Field(
         2.0, description="an application server that takes longer to accept has failed"
     )
@@ -106,5 +93,5 @@ class WebSettings(TierSettings, UpstreamSettings):
         10.0, description="how long a client may be slower with its body than 1 KiB/s in total (408)"
     )
     send_timeout: Annotated[Seconds, Flag("SECONDS", "clients")] = Field(
-        30.0, description="cut off a client that takes nothing of its response for so long"
+        30.0, description="cut off a client that stays behind with its response for so long"
     )

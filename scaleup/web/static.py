@@ -10,6 +10,7 @@ What touches the disk runs in a thread, in one go for files of up to `PIECE_BYTE
 from __future__ import annotations
 
 import asyncio
+import errno
 import mimetypes
 import os
 import stat
@@ -20,10 +21,10 @@ from urllib.parse import quote_from_bytes
 
 from aiohttp.web import BaseRequest
 
-from scaleup.web.conditions import Span, Unsatisfiable, Version, accepts, precondition, requested_span
+from scaleup.web.conditions import Span, Unsatisfiable, Version, precondition, requested_span
 from scaleup.web.connection import reset
 from scaleup.web.headers import Field
-from scaleup.web.problems import Problem
+from scaleup.web.problems import RETRY_AFTER, Problem
 from scaleup.web.reply import Reply
 from scaleup.web.targets import Target
 
@@ -31,7 +32,6 @@ PIECE_BYTES = 128 * 1024
 """Read at a time, and so held for each download."""
 
 METHODS = ("GET", "HEAD")
-_ENCODINGS = ((b"br", b".br"), (b"gzip", b".gz"))  # what a client accepts; the sibling file that has it
 _CACHING = (b"Cache-Control", b"no-cache")  # ask each time, by ETag; a stale page could not find its own API
 
 _TYPES = mimetypes.MimeTypes()  # Python's own table: a host's /etc/mime.types would make hosts differ
@@ -76,12 +76,11 @@ class _File:
 
 @dataclass(slots=True)
 class _Found:
-    """An open file (or a sibling of it that is compressed) and how to answer with it."""
+    """An open file and how to answer with it."""
 
     file: _File
     version: Version
     size: int
-    encoding: bytes
     status: int = 200
     span: Span | None = None
     first: bytes = b""
@@ -115,7 +114,7 @@ class Files:
             path = self._contained((*target.segments, b"index.html"))
         elif target.is_folder:
             raise _not_found()
-        found = _open_best(path, fields)
+        found = _open(path)
         found.status = precondition(fields, found.version)
         if found.status == 200 and method == "GET":
             _choose_bytes(found, fields)
@@ -143,12 +142,9 @@ class Files:
             (b"ETag", found.version.etag),
             (b"Last-Modified", found.version.last_modified),
             (b"Accept-Ranges", b"bytes"),
-            (b"Vary", b"Accept-Encoding"),  # on every variant, the plain one too
             _CACHING,
             *self._fields,
         ]
-        if found.encoding:
-            fields.append((b"Content-Encoding", found.encoding))
         if found.status == 206 and found.span:
             last = found.span.start + found.span.length - 1
             fields.append((b"Content-Range", b"bytes %d-%d/%d" % (found.span.start, last, found.size)))
@@ -199,27 +195,19 @@ async def _stream(request: BaseRequest, found: _Found, span: Span, fields: list[
     return reply
 
 
-def _open_best(path: bytes, fields: Sequence[Field]) -> _Found:
-    """Open the file, or its compressed sibling when the client accepts one. Raises Problem 404."""
-    for coding, suffix in _ENCODINGS:
-        if accepts(fields, coding) and (found := _open(path + suffix, coding)):
-            return found
-    if found := _open(path, b""):
-        return found
-    raise _not_found()
-
-
-def _open(path: bytes, encoding: bytes) -> _Found | None:
-    """Open a regular file by its real path; None when it is none, or may not be read."""
+def _open(path: bytes) -> _Found:
+    """Open a regular file by its real path. Raises Problem 404 when it is none, or may not be read."""
     try:
         file = _File(path)
-    except OSError:
-        return None
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):  # out of descriptors: the file is there
+            raise Problem(503, "This server is busy; try again soon.", fields=[RETRY_AFTER]) from None
+        raise _not_found() from None
     status = file.status()
     if not stat.S_ISREG(status.st_mode):
-        return None
+        raise _not_found()
     etag = b'"%x-%x"' % (status.st_mtime_ns, status.st_size)
-    return _Found(file, Version(etag, int(status.st_mtime)), status.st_size, encoding)
+    return _Found(file, Version(etag, int(status.st_mtime)), status.st_size)
 
 
 def _quoted(segment: bytes) -> bytes:

@@ -22,7 +22,7 @@ _VISIBLE = re.compile(r"[!-\"$-~]+")  # RFC 3986 has no fragment in a request an
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """`raw`: path and query as they came, starting with `/`, or `*`. `authority`: of the absolute form."""
+    """`raw`: path and query as they came, starting with `/`. `authority`: of the absolute form."""
 
     raw: str
     segments: tuple[bytes, ...]
@@ -47,11 +47,12 @@ class Target:
 
 
 def parse(text: str) -> Target:
-    """Read a request-target (RFC 9112 §3.2), the authority form of CONNECT apart. Raises Problem 400."""
+    """Read a path or an http URL (RFC 9112 §3.2.1, §3.2.2); neither CONNECT nor `OPTIONS *` is served here.
+
+    Raises Problem 400.
+    """
     if not _VISIBLE.fullmatch(text):
         raise Problem(400, "The request target has characters that a URL cannot have.", close=True)
-    if text == "*":
-        return Target("*", (), False)
     authority = None
     if not text.startswith("/"):
         # §3.2.2: "a server MUST accept the absolute-form in requests"

@@ -251,10 +251,26 @@ def test_every_tier_is_a_program_that_checks_and_says_why_not() -> None:
         if expected == 0:
             assert (out, err) == (f"{tier.model.tier}: the configuration is valid\n", "")
         else:
-            said = "scaleup: --drain: drain: Input should be greater than or equal to 0 (given: '-1')\n"
+            said = "scaleup: --drain: Input should be greater than or equal to 0 (given: '-1')\n"
             assert (out, err) == ("", said)
 
 
 def _start(tier: Tier, *argv: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", *tier.module, *argv]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize(
+    ("model", "option"),
+    [(WebSettings, "--root"), (WebSettings, "--log-file"), (UpSettings, "--run-dir"), (UpSettings, "--data")],
+)
+def test_an_unset_variable_of_a_shell_is_not_the_current_directory(
+    model: type[TierSettings], option: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=f"{option}: it is empty"):
+        load(model, [option, ""], {})
+
+
+def test_check_opens_the_log_file_that_it_names(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="--log-file: it cannot be written"):
+        load(WebSettings, ["--check", "--log-file", str(tmp_path / "nosuch" / "log")], {})

@@ -237,3 +237,8 @@ def test_anything_is_a_file_or_a_fault(path: Path, content: bytes) -> None:
         said = f"{path}:"
         assert all(file.origin((key,)).startswith(said) for key in file.values)
     assert said.startswith(f"{path}:")
+
+
+def test_a_file_without_an_end_is_not_read_for_ever() -> None:
+    with pytest.raises(ConfigurationError, match="/dev/zero: more than"):
+        TomlFile(Path("/dev/zero"))

@@ -47,3 +47,11 @@ def test_what_was_asked_for_must_be_there() -> None:
     assert choose("mysql", BOTH, []) == Choice("mysql", "asked for", "/y")
     with pytest.raises(StartupError, match=r"mysqld is not installed.*--engine embedded"):
         choose("mysql", {"mariadbd": "/m"}, [])
+
+
+def test_the_data_of_another_engine_are_not_hidden() -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"--engine mariadb: the data directory has data of embedded"
+    ):
+        choose("mariadb", BOTH, ["embedded"])
+    assert choose("embedded", BOTH, ["embedded", "mariadb"]).engine == "embedded"

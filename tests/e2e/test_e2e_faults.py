@@ -116,6 +116,21 @@ async def test_vrrp_killed(stack: RunningStack, load: Load) -> None:
     assert report.attempts[-1].ok
 
 
+async def test_worker_hangs(stack: RunningStack, load: Load) -> None:
+    """Stopped, it would go on collecting connections for ever: the node replaces it."""
+    victim = await in_thread(active, stack)
+    worker = await in_thread(stack.child, victim, "scaleup.lb.worker")
+    fault = time.monotonic()
+    worker.suspend()
+    await in_thread(worker.wait, 10)
+    replaced = time.monotonic()
+    await asyncio.sleep(AFTER_SECONDS)
+    report = Report(f"SIGSTOP of the active node's worker ({victim})", load, fault)
+    late = [attempt for attempt in report.failed if attempt.began > replaced + 2.0]
+    assert replaced - fault <= 6.0
+    assert not late, [describe(attempt) for attempt in late]
+
+
 async def test_node_stopped(stack: RunningStack, load: Load) -> None:
     victim = await in_thread(active, stack)
     fault = time.monotonic()

@@ -91,6 +91,36 @@ async def test_a_child_that_lives_short_has_to_wait(short_life: float) -> None:
     await kept.keeper.stop(20)
 
 
+async def test_a_child_that_hangs_is_killed_and_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PING_SECONDS", 0.05)
+    monkeypatch.setattr(module, "HUNG_AFTER_PINGS", 10)
+    kept = Kept()
+    kept.keeper.start()
+    await kept.ready(1)
+    first = kept.talkers[0].child
+    first.signal(signal.SIGSTOP)
+    await kept.ready(2)
+    assert kept.deaths == ["killed by SIGKILL"]
+    assert first.unanswered == 10
+    await kept.keeper.stop(5)
+
+
+async def test_a_child_that_answers_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PING_SECONDS", 0.01)
+    kept = Kept()
+    kept.keeper.start()
+    await kept.ready(1)
+    child = kept.talkers[0].child
+    asked = answered = 0
+    async with asyncio.timeout(20):
+        while answered < 20:
+            answered += child.unanswered == 0 < asked
+            asked = child.unanswered
+            await asyncio.sleep(0)
+    assert kept.deaths == []
+    await kept.keeper.stop(5)
+
+
 async def test_a_child_that_dies_before_it_was_ready_is_not_started_again() -> None:
     kept = Kept()
     kept.keeper.start()

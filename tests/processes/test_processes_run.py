@@ -42,7 +42,7 @@ def exit_code(*argv: str, serve: Serve = tier.serve, loop: str = "uvloop") -> ob
         (["--act", "fail in parallel"], 78, ["web ERROR   one", "web ERROR   two"]),
         (["--drain", "x", "--admin", "y"], 78, ["scaleup: --admin: ", "scaleup: --drain: "]),
         (["--config", "no.toml"], 78, ["scaleup: no.toml: cannot be read: "]),
-        (["--log-file", "/no/such/folder/x"], 78, ["scaleup: --log-file /no/such/folder/x: No such file"]),
+        (["--log-file", "/no/such/folder/x"], 78, ["scaleup: --log-file: it cannot be written"]),
         (["--admin", "192.0.2.1:1"], 1, ["web ERROR   --admin 192.0.2.1:1: Cannot assign requested address"]),
         (["--akt", "x"], 2, ["Usage: ", "python -m scaleup.web: error: no such option: --akt"]),
     ],

@@ -17,7 +17,6 @@ from scaleup.web.headers import (
     to_client,
     value_of,
     wants_continue,
-    wants_upgrade,
 )
 from scaleup.web.problems import Problem
 
@@ -208,13 +207,10 @@ def test_hosts_that_are_taken(host: bytes) -> None:
     refuse_ambiguous((1, 1), [(b"Host", host)])
 
 
-def test_expectations_and_upgrades() -> None:
+def test_expectations() -> None:
     expect = [(b"Expect", b"100-Continue")]
     assert wants_continue((1, 1), expect)
     assert not wants_continue((1, 0), expect)
-    upgrade = [(b"Connection", b"keep-alive, Upgrade"), (b"Upgrade", b"WebSocket")]
-    assert wants_upgrade(upgrade, b"websocket")
-    assert not wants_upgrade(upgrade[1:], b"websocket")
 
 
 @given(st.lists(st.tuples(st.just(b"X"), values), max_size=5))

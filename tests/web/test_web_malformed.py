@@ -40,6 +40,7 @@ CATALOGUE: dict[str, tuple[bytes, int]] = {
     "no target": (b"GET HTTP/1.1\r\n" + HOST + b"\r\n", 400),
     "relative target": (get(HOST[:-2], target=b"api/"), 400),
     "star for GET": (get(HOST[:-2], target=b"*"), 400),
+    "star for OPTIONS": (b"OPTIONS * HTTP/1.1\r\n" + HOST + b"\r\n", 400),
     "fragment": (get(HOST[:-2], target=b"/api/#x"), 400),
     "space in the target": (get(HOST[:-2], target=b"/api/ x"), 400),
     "byte above 7F in the target": (get(HOST[:-2], target=b"/api/\xc3\xa4"), 400),
@@ -182,14 +183,16 @@ async def test_0_cl_a_length_that_the_application_ignores_does_not_leave_its_bod
         assert app.seen[0].writer is not app.seen[1].writer
 
 
-async def test_an_upgrade_does_not_hide_a_second_request() -> None:
-    """CVE-2026-69243: what follows a refused upgrade is not taken for its data, nor for a request."""
+@pytest.mark.parametrize("protocol", [b"websocket", b"tcp", b"h2c"])
+async def test_what_follows_a_declined_upgrade_is_not_answered(protocol: bytes) -> None:
+    """CVE-2026-69243. aiohttp loses what comes in one piece with some of them: the rest could be misread."""
     app = Application()
+    upgrade = post(b"Connection: upgrade", b"Upgrade: " + protocol, b"Content-Length: 5", body=b"hello")
     async with running(app) as web:
-        upgrade = get(b"Host: a", b"Connection: upgrade", b"Upgrade: websocket", b"Content-Length: 0")
         answer = Answer.parse(await web.ask(upgrade + SMUGGLED))
-        assert answer.status == 501
-        assert app.seen == []
+        assert (answer.status, answer.body, answer.value("connection")) == (200, b"hello", "close")
+        assert [await seen.body() for seen in app.seen[1:]] == []
+        assert app.seen[0].values("upgrade") == []
 
 
 async def test_half_a_head_is_not_waited_for_longer_than_the_keepalive_time() -> None:

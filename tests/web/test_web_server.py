@@ -26,14 +26,6 @@ async def test_healthz_and_readyz_are_answered_here() -> None:
         assert len(app.seen) == 1
 
 
-async def test_options_for_the_whole_server() -> None:
-    async with running(Application()) as web:
-        answer = await web.get("*", method="OPTIONS")
-        assert answer.status == 204
-        assert "GET" in (answer.value("allow") or "")
-        assert (await web.get("http://site.test/healthz", method="OPTIONS")).status == 200
-
-
 async def test_draining_finishes_what_is_in_progress_and_closes_what_is_idle() -> None:
     go = asyncio.Event()
 
@@ -60,6 +52,26 @@ async def test_draining_finishes_what_is_in_progress_and_closes_what_is_idle() -
             assert (answer.status, answer.body, answer.value("connection")) == (200, b"done", "close")
         idle.writer.close()
         busy.writer.close()
+
+
+async def test_draining_ends_with_a_response_that_had_begun_before() -> None:
+    go = asyncio.Event()
+
+    async def behave(seen: Seen) -> None:
+        await seen.answer(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nab")
+        await go.wait()
+        await seen.answer(b"cd")
+
+    async with running(Application(behave)) as web:
+        client = await web.connect()
+        client.writer.write(b"GET /api/ HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert b"connection: close" not in (await client.head()).lower()
+        async with asyncio.timeout(2.0), asyncio.TaskGroup() as group:
+            group.create_task(web.server.drain(60.0))
+            await until(lambda: all(connection.is_finishing for connection in web.server._listener._open))
+            go.set()
+            assert await client.rest() == b"abcd"
+        client.writer.close()
 
 
 async def test_draining_ends_at_its_deadline() -> None:

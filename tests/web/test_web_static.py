@@ -1,6 +1,7 @@
 """Files on a real socket: what is served, what is not, and what must not get out."""
 
 import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,6 @@ def root(tmp_path: Path) -> Path:
     (root / "sub" / "index.html").write_text("<h1>sub</h1>")
     (root / "empty").mkdir()
     (root / "app.js").write_text("let plain")
-    (root / "app.js.br").write_bytes(b"(brotli)")
-    (root / "app.js.gz").write_bytes(b"(gzip)")
     (root / "digits").write_bytes(b"0123456789")
     (root / "nothing.txt").write_bytes(b"")
     (root / "big").write_bytes(BIG)
@@ -77,7 +76,7 @@ async def test_what_is_served(root: Path, path: str, status: int, body: bytes) -
         *("/..\\outside", "/..%5coutside", "/%5c..%5coutside", "/....//outside", "/%252e%252e/outside"),
         *("/out", "/up/outside", "/up/site/digits/../../outside", "/..;/outside", "/%c0%ae%c0%ae/outside"),
         *("/.env", "/%2eenv", "/sub/.env", "/.git/config", "/.", "/.."),
-        *("/digits%00.html", "/%00", "/digits/", "/digits/x", "/empty/", "/pipe", "/missing", "/app.js.br/"),
+        *("/digits%00.html", "/%00", "/digits/", "/digits/x", "/empty/", "/pipe", "/missing"),
         "/" + "a" * 300,
     ],
 )
@@ -203,9 +202,7 @@ async def test_trap_if_range_with_another_etag_answers_200(root: Path) -> None:
             ('"other"', 200),
             (f"W/{etag}", 200),  # weak: not for ranges
             (etag, 206),
-            (modified, 206),
-            ("Thu, 01 Jan 2015 00:00:00 GMT", 200),
-            ("Fri, 01 Jan 2100 00:00:00 GMT", 200),  # a later date is not the same date
+            (modified, 200),  # a file may change twice in a second
             ("nonsense", 200),
         ]:
             answer = await web.get("/digits", b"Range: bytes=2-3", f"If-Range: {condition}".encode())
@@ -213,29 +210,18 @@ async def test_trap_if_range_with_another_etag_answers_200(root: Path) -> None:
             assert answer.body == (b"23" if status == 206 else b"0123456789")
 
 
-async def test_trap_an_encoding_with_quality_0_is_not_served(root: Path) -> None:
+async def test_without_descriptors_a_file_is_not_absent(root: Path) -> None:
     async with running(root=root) as web:
-        for accepted, body, encoding in [
-            (b"br, gzip", b"(brotli)", "br"),
-            (b"gzip", b"(gzip)", "gzip"),
-            (b"br;q=0, gzip;q=0.5", b"(gzip)", "gzip"),
-            (b"*", b"(brotli)", "br"),
-            (b"*;q=0", b"let plain", None),
-            (b"bright", b"let plain", None),
-            (b"", b"let plain", None),
-        ]:
-            answer = await web.get("/app.js", b"Accept-Encoding: " + accepted)
-            assert (answer.body, answer.value("content-encoding")) == (body, encoding)
-            assert answer.value("vary") == "Accept-Encoding"  # trap: missing on the plain one
-            assert answer.value("content-type") == "text/javascript; charset=utf-8"
-
-
-async def test_every_variant_has_an_etag_of_its_own(root: Path) -> None:
-    async with running(root=root) as web:
-        etags = [
-            (await web.get("/app.js", b"Accept-Encoding: " + c)).value("etag") for c in (b"", b"gzip", b"br")
-        ]
-        assert len(set(etags)) == 3
+        client = await web.connect()
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+        try:
+            client.writer.write(b"GET /digits HTTP/1.1\r\nHost: a\r\n\r\n")
+            answer = await client.answer()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert (answer.status, answer.value("retry-after")) == (503, "1")
+        client.writer.close()
 
 
 async def test_a_connection_is_kept_for_the_next_request(root: Path) -> None:

@@ -34,6 +34,8 @@ def main() -> None:
         match told["kind"]:
             case "echo":
                 say("echo", size=len(data), **{key: told[key] for key in told if key != "kind"})
+            case "ping":
+                say("pong")
             case "write":
                 for descriptor in descriptors:
                     os.write(descriptor, b"from the child")
