@@ -20,6 +20,7 @@ import os
 import pwd
 import signal
 import sys
+import warnings  # noqa: F401 - os.execvp imports it, and USER may not be allowed to read it
 from collections.abc import Sequence
 
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
