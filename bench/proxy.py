@@ -62,7 +62,10 @@ def serve(port: int) -> None:
     import uvloop
 
     body = b"ok\n"
-    answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nContent-Type: text/plain\r\n\r\n%s" % (len(body), body)
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nContent-Type: text/plain\r\n\r\n%s" % (
+        len(body),
+        body,
+    )
 
     class Answering(asyncio.Protocol):
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -176,7 +179,9 @@ def main() -> None:
         table.add_row(name, spread([cpu for cpu, _ in figures]), f"{rates:,.0f}", spread(ratios))
     Console().print(table)
     if arguments.json:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+        ).stdout
         record = {
             "when": datetime.now(UTC).isoformat(timespec="seconds"),
             "commit": commit.strip(),

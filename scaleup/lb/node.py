@@ -9,8 +9,11 @@ of this node, since the others see the same.
 
 Stopping is a planned hand-over: the workers first refuse new connections while the old ones finish, for
 at most the drain time; then the vrrp process advertises priority 0, and the next node takes over within
-its Skew_Time. A node that is not Active has nothing to hand over and leaves the election first, lest the
-address comes to workers that do not accept any more.
+its Skew_Time. A node that is not Active, or ceases to be while it drains, has nothing to hand over and is at
+fault, lest the address comes to workers that do not accept any more.
+
+Workers are told the whole state, not its changes, when they are ready and whenever it changes. So it does
+not matter what happened while one was being replaced.
 """
 
 from __future__ import annotations
@@ -24,12 +27,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from scaleup.errors import StartupError
 from scaleup.lb.counters import Counters
 from scaleup.lb.metrics import LbCollector
 from scaleup.lb.settings import LbSettings
 from scaleup.net.addresses import Endpoint
-from scaleup.net.sockets import bound, endpoint_of, listening, stop_listening
+from scaleup.net.sockets import bound, endpoint_of, is_ours, listening, stop_listening
 from scaleup.processes import Child, Message, Process, Tasks
 from scaleup.processes.keeper import Keeper
 from scaleup.upstream.checks import Checker
@@ -39,9 +41,6 @@ from scaleup.vrrp.metrics import ElectionCollector
 from scaleup.vrrp.settings import Election
 
 log = logging.getLogger(__name__)
-
-START_SECONDS = 30.0
-"""For a child to be ready; a busy machine needs a few."""
 
 STOP_GRACE_SECONDS = 1.0
 """Beyond the drain time, until a worker or the vrrp process is killed."""
@@ -77,20 +76,19 @@ class Node:
             self._workers.append(keeper)
             keeper.start()
         for keeper in self._workers:
-            await _until_ready(keeper)
+            await keeper.first_ready()
         checker = Checker(self._servers, self._settings, self._server_changed, source=self._source)
         self._tasks.spawn(checker.run(), name="health checks")
         if self._settings.vip:
             name = f"{self._process.name}/vrrp"
             self._vrrp = Keeper(name, partial(self._spawn_vrrp, name), self._vrrp_died)
             self._vrrp.start()
-            await _until_ready(self._vrrp)
+            await self._vrrp.first_ready()
 
     async def stop(self) -> None:
         """Drain, hand over, end. May be called after a `start` that failed."""
         await self._tasks.cancel()
-        if self._vrrp is not None and self.role != "active":
-            await self._vrrp.stop(STOP_GRACE_SECONDS)
+        self._tell_fitness()
         for keeper in self._workers:
             keeper.expect_exit()
             if keeper.child is not None:
@@ -128,8 +126,6 @@ class Node:
             settings={**self._settings.table(), "auth": "none"},  # no need of a key, whose file may be gone
             row=row,
             rows=self._settings.workers,
-            up=[server.up for server in self._servers],
-            active=self.role == "active",
         )
         return child
 
@@ -143,6 +139,7 @@ class Node:
     def _worker_says(self, row: int, message: Message) -> None:
         if message.kind == "ready":
             self._workers[row].was_ready()
+            self._tell_workers()
             self._tell_fitness()
 
     def _worker_died(self, row: int, how: str) -> None:
@@ -152,6 +149,8 @@ class Node:
 
     def _fault(self) -> str | None:
         """Why this node cannot serve; None when it can."""
+        if self._process.stopping.is_set() and self.role != "active":
+            return "draining"
         return None if any(keeper.is_ready for keeper in self._workers) else "no worker accepts"
 
     async def _readiness(self) -> str | None:
@@ -187,18 +186,21 @@ class Node:
     def _become(self, role: str, rule: str) -> None:
         self.role = role
         self._process.event("role", role=role, rule=rule)
-        self._tell_workers("active" if role == "active" else "passive")
+        self._tell_workers()
+        if role == "backup":  # perhaps it was Active, and drains
+            self._tell_fitness()
 
     # ----- the servers ----------------------------------------------------------------------------
 
     def _server_changed(self, server: Server, change: Change) -> None:
         self._process.event("server", server=server.name, up=change.up, reason=change.reason)
-        self._tell_workers("server", index=self._servers.index(server), up=change.up)
+        self._tell_workers()
 
-    def _tell_workers(self, kind: str, **fields: Any) -> None:
+    def _tell_workers(self) -> None:
+        up = [server.up for server in self._servers]
         for keeper in self._workers:
-            if keeper.child is not None:
-                keeper.child.send(kind, **fields)
+            if keeper.is_ready and keeper.child is not None:
+                keeper.child.send("state", active=self.role == "active", up=up)
 
     # ----- the sockets ----------------------------------------------------------------------------
 
@@ -212,17 +214,19 @@ class Node:
                 self._elected[-1].append(bound(endpoint, "--listen", reuse_port=True, free=True))
             self._plain.append([])
             for endpoint in plain:
-                self._plain[-1].append(listening(endpoint, "--listen", reuse_port=True))
+                self._plain[-1].append(listening(endpoint, "--listen", reuse_port=True, free=True))
         for endpoint in self._settings.elected:
             log.info("to listen on %s while Active", endpoint)
         for endpoint in plain:
             log.info("listening on %s", endpoint)
+            if not is_ours(endpoint):
+                log.warning("no interface of this host has %s yet; will something bring it?", endpoint.host)
 
     def _claim(self, endpoint: Endpoint) -> Endpoint:
         """See that nobody else listens there, since SO_REUSEPORT would share it in silence with another process
         of the same user. Port 0 becomes the one that all workers listen on.
         """
-        with bound(endpoint, "--listen") as sock:
+        with bound(endpoint, "--listen", free=True) as sock:
             return endpoint_of(sock)
 
     def _all_sockets(self) -> list[socket.socket]:
@@ -236,11 +240,3 @@ class Node:
     def _log(self) -> tuple[str, str, str | None]:
         settings = self._settings
         return settings.log_format, settings.log_level, str(settings.log_file) if settings.log_file else None
-
-
-async def _until_ready(keeper: Keeper) -> None:
-    try:
-        async with asyncio.timeout(START_SECONDS):
-            await keeper.first_ready()
-    except TimeoutError:
-        raise StartupError(f"{keeper.name} is not ready after {START_SECONDS:g} s; see its log") from None

@@ -57,9 +57,9 @@ from enum import Enum
 from functools import partial
 
 from scaleup.lb.engine import Engine
+from scaleup.net.sockets import close_with_reset
 
 LINGER_SECONDS = 0.01  # first wait for an acknowledgement; then as long again as it was waited for
-RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # struct linger: on, 0 seconds
 NOTHING = memoryview(b"")
 
 Flow = Enum("Flow", "FLOWING PAUSED ENDED VOID")
@@ -278,8 +278,9 @@ class Relay:
                 self._loop.remove_writer(side.fd)
             self._engine.forget(side.fd)
             if side in reset:
-                side.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
-            side.sock.close()
+                close_with_reset(side.sock)
+            else:
+                side.sock.close()
         self._client.flow = self._server.flow = Flow.ENDED
         state = self._cause + "D" if self._cause else "--"
         duration = self._loop.time() - self._started

@@ -4,10 +4,11 @@ Started by the node, which hands it everything with the first message: the setti
 own listening sockets, one for each endpoint. Sockets on a virtual address are bound and do not listen
 until the vrrp process says so to the kernel; the node then says `active`.
 
-When the virtual address leaves (`passive`), sessions that came through it cannot live on: from now on
-their packets go to the other node. They are reset on both sides, so that both peers know at once.
+When the virtual address leaves, sessions that came through it cannot live on: from now on their packets go
+to the other node. They are reset on both sides, so that both peers know at once.
 
-Messages from the node: `init`, `active`, `passive`, `server` (up or down), `drain`.
+Messages from the node: `init`, `state` (whether it is `active`, and of each server whether it is `up`; before
+the first one nothing is accepted), `drain`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import signal
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +28,7 @@ from scaleup.lb.engine import Engine
 from scaleup.lb.relay import Outcome, Relay, Timeouts
 from scaleup.lb.settings import LbSettings
 from scaleup.lb.waiting import WaitingRoom
+from scaleup.net.sockets import close_with_reset
 from scaleup.processes import Message, Process, Tasks, run_child
 from scaleup.processes.logs import LimitedLog
 from scaleup.upstream.balance import algorithm, client_key
@@ -34,7 +37,6 @@ from scaleup.upstream.pool import Pool, Server
 log = logging.getLogger(__name__)
 
 LOG_EVERY_SECONDS = 5.0
-_LINGER_RESET = b"\x01\0\0\0\0\0\0\0"  # struct linger: on, 0 seconds
 
 
 @dataclass(slots=True, eq=False)
@@ -58,7 +60,7 @@ class Worker:
         memory, wakers, sockets = _split(init.descriptors, rows)
         self._row = row
         self._counters = Counters(memory, rows, len(settings.server))
-        self._pool = self._make_pool(init.fields["up"])
+        self._pool = self._make_pool()
         self._waiting = WaitingRoom(self._counters, row, wakers, settings.queue, settings.timeout_queue)
         self._dialler = Dialler(settings, self._pool, self._counters, row, self._waiting)
         self._timeouts = Timeouts(
@@ -80,23 +82,26 @@ class Worker:
             lambda: len(self._sessions) < self._maxconn,
             self._accepted,
         )
-        self._acceptor.start(elected=False)
-        if init.fields["active"]:
-            self._acceptor.start(elected=True)
 
     # ----- what the node says ---------------------------------------------------------------------
 
     def obey(self, message: Message) -> None:
         match message.kind:
-            case "active" if not self._process.stopping.is_set():
-                self._acceptor.start(elected=True)
-            case "passive":
-                self.leave_address()
-            case "server":
-                self._pool.servers[message.fields["index"]].up = message.fields["up"]
-                self._waiting.wake()
+            case "state":
+                self._learn(message.fields["active"], message.fields["up"])
             case "drain":
                 self._process.stopping.set()
+
+    def _learn(self, active: bool, up: Sequence[bool]) -> None:
+        for server, is_up in zip(self._pool.servers, up, strict=True):
+            server.up = is_up
+        self._waiting.wake()
+        if not active:
+            self.leave_address()
+        if not self._process.stopping.is_set():
+            self._acceptor.start(elected=False)
+            if active:
+                self._acceptor.start(elected=True)
 
     def leave_address(self) -> None:
         self._acceptor.stop(elected=True)
@@ -158,8 +163,7 @@ class Worker:
 
     def _reset(self, session: Session) -> None:
         """Close the client's socket so that it hears RST: it was never served."""
-        session.client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
-        session.client.close()
+        close_with_reset(session.client)
         self._ended(session)
 
     def _ended(self, session: Session) -> None:
@@ -179,10 +183,8 @@ class Worker:
             elif session.task is not None:
                 session.task.cancel()
 
-    def _make_pool(self, up: Sequence[bool]) -> Pool:
+    def _make_pool(self) -> Pool:
         servers = [settings.server() for settings in self._settings.server]
-        for server, is_up in zip(servers, up, strict=True):
-            server.up = is_up
         index = {id(server): number for number, server in enumerate(servers)}
 
         def sessions(server: Server) -> int:
@@ -197,6 +199,10 @@ def _split(descriptors: Sequence[int], rows: int) -> tuple[int, Sequence[int], S
 
 
 async def serve(init: Message, process: Process) -> None:
+    # The node decides. A service manager may signal all of a node's processes at once, and a worker that stops
+    # by itself takes the listening sockets away from its successor, too.
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, log.info, "%s: left to the node", number.name)
     worker = Worker(init, process)
     process.on_message = worker.obey
     process.ready()

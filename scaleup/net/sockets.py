@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 import socket
+import struct
 
 from scaleup.errors import StartupError
 from scaleup.net.addresses import Endpoint
@@ -52,9 +53,11 @@ def bound(endpoint: Endpoint, option: str, *, reuse_port: bool = False, free: bo
     return sock
 
 
-def listening(endpoint: Endpoint, option: str, *, reuse_port: bool = False) -> socket.socket:
-    """A TCP socket that listens. Errors as in `bound`."""
-    sock = bound(endpoint, option, reuse_port=reuse_port)
+def listening(
+    endpoint: Endpoint, option: str, *, reuse_port: bool = False, free: bool = False
+) -> socket.socket:
+    """A TCP socket that listens. Arguments and errors as in `bound`."""
+    sock = bound(endpoint, option, reuse_port=reuse_port, free=free)
     try:
         sock.listen(BACKLOG)
     except OSError as error:
@@ -68,10 +71,27 @@ def stop_listening(sock: socket.socket) -> None:
 
     Connections that nobody had accepted are reset. Nothing happens to a socket that does not listen, and
     must not: Linux would then refuse the call with ENOTCONN and yet remember the shutdown, and connections
-    accepted after a later listen() would be born shut down (inet_shutdown; tried on 6.18).
+    accepted after a later listen() would be born shut down (inet_shutdown; tried on 6.18). Two holders that
+    call this at the same moment do not exclude each other: see docs/decisions/0002 for why they need not.
     """
     if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         sock.shutdown(socket.SHUT_RDWR)
+
+
+def close_with_reset(sock: socket.socket) -> None:
+    """Close a connection so that its peer hears RST at once; what was not sent yet is dropped."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # on, 0 seconds
+    sock.close()
+
+
+def is_ours(endpoint: Endpoint) -> bool:
+    """Whether an interface of this host has the address now."""
+    with socket.socket(family_of(endpoint), socket.SOCK_DGRAM) as sock:
+        try:
+            sock.bind((endpoint.host, 0))
+        except OSError:
+            return False
+    return True
 
 
 def endpoint_of(sock: socket.socket) -> Endpoint:

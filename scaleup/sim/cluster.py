@@ -15,9 +15,7 @@ from scaleup.vrrp.packet import GROUP_IPV4, GROUP_IPV6
 
 VRID = 51
 KEY = bytes(range(32))
-WINDOW_INTERVALS = (
-    3  # of clocks that differ; without the daemon's floor of 5 s, which would be 500 intervals of 10 ms
-)
+WINDOW_INTERVALS = 3  # of clocks that differ; the daemon's floor of 5 s would be 500 intervals of 10 ms
 
 
 class Cluster:

@@ -31,7 +31,7 @@ class Log:
         self._repeated: dict[tuple[str, str], Event] = {}
 
     def told(self, time: float, subject: str, text: str) -> None:
-        self._events = self.events
+        self._events += self._repeated.values()
         self._repeated.clear()
         self._events.append(Event(time, subject, text))
 

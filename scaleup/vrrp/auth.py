@@ -72,7 +72,6 @@ class AuthError(Exception):
     def __init__(self, cause: AuthCause, detail: str) -> None:
         super().__init__(detail)
         self.cause: AuthCause = cause
-        self.detail = detail
 
 
 def default_window(interval: float) -> float:

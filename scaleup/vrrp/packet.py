@@ -11,11 +11,10 @@
 The IP header is not part of it; its addresses and its hop limit are arguments. `decode` wants exactly one
 message. Where something follows it (the trailer of `auth`), `message_length` says where it ends.
 
-The checksum is the one thing on which implementations disagree. Over IPv6 it covers a pseudo-header, as
-UDP's does. Over IPv4 the RFC wants the message alone (§5.2.8), but keepalived and FRR go on adding a
-pseudo-header, as they read RFC 5798. So we send what the setting says and accept both unless told to be
-strict. The reserved bits are ignored, as the RFC wants. Whether VRID and addresses are the receiver's own is
-for the receiver to judge.
+The checksum is the one thing on which implementations disagree. Over IPv6 it covers a pseudo-header, as UDP's
+does. Over IPv4 the RFC wants the message alone (§5.2.8), but keepalived and FRR go on adding a pseudo-header,
+as they read RFC 5798. So we send what the setting says and accept both. The reserved bits are ignored, as the
+RFC wants. Whether VRID and addresses are the receiver's own is for the receiver to judge.
 """
 
 from __future__ import annotations
@@ -52,8 +51,6 @@ GROUP_IPV6 = IPv6Address("ff02::12")  # §5.1.2.2
 
 VERSION = 3
 TYPE_ADVERTISEMENT = 1
-PRIORITY_STOPPING = 0  # §5.2.4: the Active Router has stopped participating
-PRIORITY_OWNER = 255  # §5.2.4: the router that owns the addresses
 
 HEADER = struct.Struct("!BBBBHH")  # version and type, VRID, priority, count, reserved and interval, checksum
 CHECKSUM_OFFSET = 6
@@ -62,12 +59,11 @@ MAX_INTERVAL_CS = 4095
 
 
 class PacketError(Exception):
-    """What arrived is no advertisement to act on. `cause` is one of CAUSES; `detail` is for a person."""
+    """What arrived is no advertisement to act on. `cause` is one of CAUSES; its text is for a person."""
 
     def __init__(self, cause: Cause, detail: str) -> None:
         super().__init__(detail)
         self.cause: Cause = cause
-        self.detail = detail
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,18 +122,11 @@ def encode(
     return _with_checksum(unsummed, value)
 
 
-def decode(
-    data: bytes,
-    source: Address,
-    destination: Address,
-    *,
-    hop_limit: int | None,
-    strict_checksum: Checksum | None = None,
-) -> Advertisement:
+def decode(data: bytes, source: Address, destination: Address, *, hop_limit: int | None) -> Advertisement:
     """Read one message that came from `source` to `destination`; the checks of §7.1 in a useful order.
 
-    `hop_limit`: the TTL or hop limit that it arrived with; None: unknown, and not judged. `strict_checksum`:
-    the only IPv4 checksum to accept; None: either. Raises PacketError, and nothing else whatever the bytes.
+    `hop_limit`: the TTL or hop limit that it arrived with; None: unknown, and not judged. Raises PacketError,
+    and nothing else whatever the bytes.
     """
     if hop_limit is not None and hop_limit != HOP_LIMIT:
         raise PacketError("ttl", f"TTL {hop_limit}, not {HOP_LIMIT}: it has crossed a router")
@@ -159,7 +148,7 @@ def decode(
         raise PacketError(
             "trailing", f"{len(data) - length} bytes after the message: does the sender use --auth?"
         )
-    _verify_checksum(data, value, source, destination, strict_checksum)
+    _verify_checksum(data, value, source, destination)
     if vrid == 0:
         raise PacketError("vrid", "VRID 0, where 1 to 255 are valid")
     if interval_cs == 0:
@@ -193,24 +182,15 @@ def uncover(message: bytes, trailer: bytes) -> bytes:
     return _with_checksum(message, _checksum_in(message) + _sum(trailer) + len(trailer))
 
 
-def _verify_checksum(
-    data: bytes, value: int, source: Address, destination: Address, strict: Checksum | None
-) -> None:
+def _verify_checksum(data: bytes, value: int, source: Address, destination: Address) -> None:
     right = _checksums(data, source, destination)
     # 0x0000 and 0xffff are the same number in one's complement arithmetic, hence the remainder.
-    matches = [name for name, expected in right.items() if value % 0xFFFF == expected]
-    if strict in matches or (matches and strict is None):
+    if value % 0xFFFF in right.values():
         return
     sums = f"checksum {value:04x}, where {right['pseudo-header']:04x} is right"
     if source.version == 4:
         sums += f" with a pseudo-header and {right['rfc9568']:04x} without (RFC 9568)"
-    if not matches:
-        cure = "it was damaged, or a NAT changed its addresses"
-    elif strict == "rfc9568":
-        cure = 'accept "pseudo-header", or have the sender leave it out (keepalived: v3_checksum_as_v2)'
-    else:
-        cure = 'accept "rfc9568", or have the sender include it (ScaleUp: --checksum pseudo-header)'
-    raise PacketError("checksum", f"{sums}: {cure}")
+    raise PacketError("checksum", f"{sums}: it was damaged, or a NAT changed its addresses")
 
 
 def _checksums(data: bytes, source: Address, destination: Address) -> dict[Checksum, int]:

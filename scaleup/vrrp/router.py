@@ -30,10 +30,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from ipaddress import IPv4Address, IPv6Address
 from typing import Protocol
 
-Address = IPv4Address | IPv6Address
+from scaleup.vrrp.packet import Address
 
 OWNER = 255  # priority of the router whose own addresses are the virtual ones, §5.2.4
 STOPPING = 0  # priority with which an Active Router says that it stops, §5.2.4

@@ -190,6 +190,45 @@ def test_connections_queued_while_a_worker_hangs_are_served_by_its_successor(
             assert client.socket.recv(5) == b"early"
 
 
+def test_a_worker_is_told_what_happened_while_it_was_being_replaced(
+    start: Start, plain: tuple[str, int], web1: EchoServer
+) -> None:
+    with contextlib.closing(EchoServer("web2", "127.0.67.22")) as web2:
+        node = start(*listen(plain), *servers(web1, web2)).ready()
+        node.child(WORKER).kill()
+        successor = node.replacement(WORKER)
+        successor.suspend()  # it is far from ready: an interpreter takes longer to start
+    node.says("server web2 (", after=len(node.log))
+    successor.resume()
+    for _ in range(4):
+        with Client(plain) as client:
+            assert client.greeting() == "web1"
+    assert node.metric("lb_server_connection_errors_total", server="web2") == 0
+
+
+def test_a_worker_that_is_told_to_stop_by_others_than_its_node_goes_on(
+    start: Start, plain: tuple[str, int], web1: EchoServer
+) -> None:
+    """As a service manager does that signals all processes at once."""
+    node = start(*listen(plain), *servers(web1)).ready()
+    with Client(plain) as client:
+        client.greeting()
+        node.child(WORKER).terminate()
+        node.says("SIGTERM: left to the node")
+        client.echo()
+    first_answer(plain)
+
+
+def test_an_address_that_the_host_does_not_have_yet(
+    start: Start, plain: tuple[str, int], web1: EchoServer
+) -> None:
+    """It may be one that keepalived moves."""
+    node = start(*listen(("192.0.2.1", 8080), plain), *servers(web1)).ready()
+    node.says("no interface of this host has 192.0.2.1 yet")
+    first_answer(plain)
+    assert not any(f"has {plain[0]} yet" in line for line in node.log)
+
+
 def test_without_descriptors_a_worker_rests_and_comes_back(
     start: Start, plain: tuple[str, int], web1: EchoServer
 ) -> None:
@@ -323,13 +362,14 @@ def test_a_vrrp_process_that_starts_while_no_worker_accepts_is_told_so(
     cluster: Cluster, virtual: tuple[str, int]
 ) -> None:
     node = cluster.lb1().ready().becomes("active")
-    worker = node.child(WORKER)
-    worker.kill()
-    node.replacement(WORKER).kill()  # it lived too short to be replaced at once
-    eventually(lambda: sum("fault: no worker accepts" in line for line in node.log) == 2)
+    node.child(WORKER).kill()
+    successor = node.replacement(WORKER)
+    successor.suspend()
+    node.says("fault: no worker accepts")
     seen = len(node.log)
     node.child(VRRP).kill()
     node.says("fault: no worker accepts", after=seen)
+    successor.resume()
     node.becomes("active")
     first_answer(virtual)
 
@@ -412,6 +452,24 @@ def test_when_the_active_node_dies_the_other_answers(
         lb2.becomes("backup")
 
 
+def test_an_active_node_that_was_paused_does_not_stay_active_beside_the_other(
+    cluster: Cluster, virtual: tuple[str, int]
+) -> None:
+    """While it is paused, its kernel goes on accepting for it: what loopback cannot show is in the README."""
+    lb1, lb2 = cluster.lb1().ready().becomes("active"), cluster.lb2().ready().becomes("backup")
+    processes = [psutil.Process(lb1.process.pid), *lb1.children()]
+    for process in processes:
+        process.suspend()
+    lb2.becomes("active")
+    for process in processes:
+        process.resume()
+    lb2.becomes("backup")
+    assert lb1.role == "active"
+    lb2.says("active → backup: higher priority heard (150 > 100)")
+    first_answer(virtual)
+    assert sum("→ active" in line for line in lb1.log) == 1, "it asserted itself, and its sessions live on"
+
+
 def test_a_stop_hands_over(cluster: Cluster, virtual: tuple[str, int]) -> None:
     lb1, lb2 = cluster.lb1("--drain", "1"), cluster.lb2()
     lb1.ready().becomes("active")
@@ -442,10 +500,29 @@ def test_a_backup_that_stops_does_not_take_the_address_meanwhile(
         client.greeting()
         lb2.children()
         lb2.process.send_signal(signal.SIGTERM)
-        lb2.says("backup → initialize: stopped")
+        lb2.says("backup → initialize: draining")
         lb1.kill()
         eventually(lambda: is_refused(virtual))
         client.echo()
         assert client.is_reset()
     assert lb2.process.wait(10) == 0
     assert not any("→ active" in line for line in lb2.log)
+
+
+def test_an_active_node_that_is_preempted_while_it_drains_does_not_take_the_address_back(
+    cluster: Cluster, virtual: tuple[str, int], plain: tuple[str, int]
+) -> None:
+    lb2 = cluster.lb2("--listen", f"{plain[0]}:{plain[1]}", "--drain", "30").ready().becomes("active")
+    with Client(plain) as client:
+        client.greeting()
+        lb2.children()
+        lb2.process.send_signal(signal.SIGTERM)
+        eventually(lambda: is_refused(virtual))
+        lb1 = cluster.lb1().ready().becomes("active")
+        first_answer(virtual)
+        lb2.says("backup → initialize: draining")
+        lb1.kill()
+        eventually(lambda: is_refused(virtual))
+        client.echo()
+    assert lb2.process.wait(10) == 0
+    assert sum("→ active" in line for line in lb2.log) == 1

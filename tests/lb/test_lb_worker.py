@@ -34,7 +34,7 @@ def unused(host: str) -> Endpoint:
 class Shop:
     """One of `rows` workers, before `servers`; it listens on an elected and on a plain address."""
 
-    def __init__(self, *servers: str, active: bool = True, **settings: Any) -> None:
+    def __init__(self, *servers: str, active: bool = True, told: bool = True, **settings: Any) -> None:
         self.elected, self.plain = unused(VIP), unused(HOST)
         self.settings = LbSettings.model_validate(
             {
@@ -62,13 +62,14 @@ class Shop:
                 "settings": self.settings.table(),
                 "row": 0,
                 "rows": 1,
-                "up": [True] * len(servers),
-                "active": active,
             },
             tuple(map(os.dup, shared)),
         )
         os.close(waker)
         self.worker = Worker(init, cast(Process, self.process))
+        self.active, self.up = active, [True] * len(servers)
+        if told:
+            self.say_state()
         self._actors: list[Actor] = []
         self._closed = False
 
@@ -76,14 +77,23 @@ class Shop:
         """What the node says."""
         self.worker.obey(Message(kind, fields))
 
+    def say_state(self, *, active: bool | None = None) -> None:
+        """The node says all that it knows, each time."""
+        self.active = self.active if active is None else active
+        self.say("state", active=self.active, up=self.up)
+
+    def server_is(self, number: int, *, up: bool) -> None:
+        self.up[number] = up
+        self.say_state()
+
     def take_address(self) -> None:
         """As the vrrp process and then the node do."""
         self.sockets[0].listen(100)
-        self.say("active")
+        self.say_state(active=True)
 
     def give_address_up(self) -> None:
         stop_listening(self.sockets[0])
-        self.say("passive")
+        self.say_state(active=False)
 
     async def client(self, where: Endpoint | None = None) -> Actor:
         """Connected to the plain address, or `where`."""
@@ -208,11 +218,22 @@ async def test_a_session_from_its_start_to_its_end_and_what_it_counts(shop: Open
     assert one.count(Frontend.BYTES_OUT) == one.server_count(ServerColumn.BYTES_OUT) == len(b"welcomegoodbye")
 
 
+async def test_before_it_knows_the_state_nobody_is_accepted(shop: Open, backend: Backend) -> None:
+    one = shop(backend, told=False)
+    client = await one.client()  # connected by the kernel
+    await asyncio.sleep(0.01)
+    assert one.count(Frontend.TOTAL) == 0
+    one.say_state()
+    server = await one.served(backend)
+    await server.send(b"welcome")
+    await client.expect(b"welcome")
+
+
 async def test_without_a_server_a_client_is_reset_at_once(
     shop: Open, backend: Backend, caplog: pytest.LogCaptureFixture
 ) -> None:
     one = shop(backend)
-    one.say("server", index=0, up=False)
+    one.server_is(0, up=False)
     for _ in range(3):
         await (await one.client()).expect_rst()
     await one.empty()
@@ -226,10 +247,10 @@ async def test_a_server_that_comes_up_gets_sessions_and_one_that_goes_down_gets_
     shop: Open, backend: Backend, other: Backend
 ) -> None:
     one = shop(backend, other)
-    one.say("server", index=1, up=False)
+    one.server_is(1, up=False)
     sessions = [await one.session(backend) for _ in range(2)]
-    one.say("server", index=0, up=False)
-    one.say("server", index=1, up=True)
+    one.server_is(0, up=False)
+    one.server_is(1, up=True)
     await one.session(other)
     client, server = sessions[0]
     await client.send(b"those that it has go on")
@@ -241,12 +262,12 @@ async def test_a_server_that_comes_up_serves_all_who_wait(
 ) -> None:
     one = shop(backend, other)
     one.worker._pool.servers[0].maxconn = 1
-    one.say("server", index=1, up=False)
+    one.server_is(1, up=False)
     await one.session(backend)
     for _ in range(3):
         await one.client()
     await eventually(lambda: one.count(Frontend.WAITING) == 3)
-    one.say("server", index=1, up=True)
+    one.server_is(1, up=True)
     for _ in range(3):
         await one.served(other)
 
@@ -328,7 +349,7 @@ async def test_the_address_comes_and_goes(shop: Open, backend: Backend) -> None:
         one.take_address()
         client, server = await one.session(backend, one.elected)
         one.give_address_up()
-        one.say("passive")
+        one.say_state()
         await client.expect_rst()
         await server.expect_rst()
         assert one.count(Frontend.KILLED) == count
@@ -338,7 +359,7 @@ async def test_being_told_of_an_address_that_has_left_already_does_no_harm(
     shop: Open, backend: Backend
 ) -> None:
     one = shop(backend, active=False)
-    one.say("active")
+    one.say_state(active=True)
     await asyncio.sleep(0.01)
     one.take_address()
     await one.session(backend, one.elected)

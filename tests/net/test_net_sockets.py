@@ -18,9 +18,11 @@ from scaleup.net.addresses import Endpoint
 from scaleup.net.sockets import (
     BACKLOG,
     bound,
+    close_with_reset,
     connect,
     dialling,
     endpoint_of,
+    is_ours,
     listening,
     resolve,
     stop_listening,
@@ -121,6 +123,12 @@ def test_a_standby_binds_an_address_that_it_does_not_have(host: str, free: bool)
     with bound(Endpoint(host, 0), "--listen", free=free) as sock:
         assert endpoint_of(sock).host == host
         sock.listen()
+
+
+def test_whose_address_it_is() -> None:
+    assert is_ours(ANYWHERE)
+    assert is_ours(Endpoint("0.0.0.0", 80))
+    assert not is_ours(Endpoint("192.0.2.1", 80))
 
 
 @needs_ipv6
@@ -262,6 +270,14 @@ def test_stop_listening_acts_for_the_socket_of_another_process() -> None:
         assert serves(sock)
 
 
+def test_to_close_with_reset() -> None:
+    with listening(ANYWHERE, "--listen") as sock, client_of(sock) as client:
+        sock.setblocking(True)
+        close_with_reset(sock.accept()[0])
+        with pytest.raises(ConnectionResetError):
+            client.recv(1)
+
+
 # ----- dialling (on both loops) -----------------------------------------------------------------------
 
 
@@ -281,7 +297,10 @@ async def test_connect_from_an_address_of_our_own() -> None:
 
 @needs_ipv6
 async def test_connect_over_ipv6_from_an_address_of_our_own() -> None:
-    with listening(Endpoint("::1", 0), "--listen") as listener, dialling(endpoint_of(listener), "::1") as sock:
+    with (
+        listening(Endpoint("::1", 0), "--listen") as listener,
+        dialling(endpoint_of(listener), "::1") as sock,
+    ):
         await connect(sock, endpoint_of(listener))
         assert sock.getpeername() == listener.getsockname()
 

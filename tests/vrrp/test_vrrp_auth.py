@@ -52,7 +52,6 @@ def refusal(receiver: Authenticator, data: bytes, source: Address = SOURCE, now:
     with pytest.raises(AuthError) as caught:
         receiver.open(data, source, now)
     assert caught.value.cause in AUTH_CAUSES
-    assert str(caught.value) == caught.value.detail
     return caught.value.cause
 
 
@@ -74,7 +73,7 @@ def sequence(packet: bytes) -> int:
 class TestVectors:
     def test_the_draft_s_ipv4_packet_is_opened(self) -> None:
         message = authenticator().open(DRAFT_IPV4, SOURCE, DRAFT_NOW)
-        advertisement = decode(message, SOURCE, GROUP_IPV4, hop_limit=None, strict_checksum="rfc9568")
+        advertisement = decode(message, SOURCE, GROUP_IPV4, hop_limit=None)
         assert advertisement == Advertisement(51, 200, 100, (IPv4Address("192.0.2.100"),))
 
     def test_the_draft_s_ipv4_packet_is_what_we_send(self) -> None:

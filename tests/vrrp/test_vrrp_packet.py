@@ -48,7 +48,6 @@ def cause(data: bytes, **options: Any) -> str:
     with pytest.raises(PacketError) as caught:
         read(data, **options)
     assert caught.value.cause in CAUSES
-    assert str(caught.value) == caught.value.detail
     return caught.value.cause
 
 
@@ -169,33 +168,16 @@ class TestChecksum:
     def test_either_is_accepted(self) -> None:
         assert read(GOLDEN) == read(GOLDEN_RFC) == GOLDEN_ADVERTISEMENT
 
-    def test_strict_accepts_one(self) -> None:
-        assert read(GOLDEN, strict_checksum="pseudo-header") == GOLDEN_ADVERTISEMENT
-        assert read(GOLDEN_RFC, strict_checksum="rfc9568") == GOLDEN_ADVERTISEMENT
-        assert cause(GOLDEN, strict_checksum="rfc9568") == "checksum"
-        assert cause(GOLDEN_RFC, strict_checksum="pseudo-header") == "checksum"
-
-    @pytest.mark.parametrize(
-        ("data", "strict", "cure"),
-        [
-            (GOLDEN, "rfc9568", "v3_checksum_as_v2"),
-            (GOLDEN_RFC, "pseudo-header", "--checksum pseudo-header"),
-            (GOLDEN[:6] + b"\xab\xcd" + GOLDEN[8:], None, "damaged"),
-        ],
-    )
-    def test_a_mismatch_prints_both_sums_and_the_cure(self, data: bytes, strict: Any, cure: str) -> None:
+    def test_a_mismatch_prints_both_sums_and_the_likely_cause(self) -> None:
         with pytest.raises(PacketError) as caught:
-            read(data, strict_checksum=strict)
-        for text in [data[6:8].hex(), "1133", "fc0f", cure]:
-            assert text in caught.value.detail
+            read(GOLDEN[:6] + b"\xab\xcd" + GOLDEN[8:])
+        for text in ["abcd", "1133", "fc0f", "damaged"]:
+            assert text in str(caught.value)
 
     def test_ipv6_has_only_one(self) -> None:
         packet = encode(ADVERTISEMENT6, SOURCE6, GROUP_IPV6)
         assert packet == encode(ADVERTISEMENT6, SOURCE6, GROUP_IPV6, checksum="rfc9568")
-        for strict in ("pseudo-header", "rfc9568"):
-            assert (
-                decode(packet, SOURCE6, GROUP_IPV6, hop_limit=255, strict_checksum=strict) == ADVERTISEMENT6
-            )
+        assert read6(packet) == ADVERTISEMENT6
 
     def test_with_unicast_the_pseudo_header_has_the_real_destination(self) -> None:
         peer, nobody = IPv4Address("10.77.0.2"), IPv4Address("10.77.0.3")
@@ -302,7 +284,7 @@ class TestFuzz:
         self, advertisement: Advertisement, source: Address, peer: Address, kind: Any
     ) -> None:
         packet = encode(advertisement, source, peer, checksum=kind)
-        assert decode(packet, source, peer, hop_limit=255, strict_checksum=kind) == advertisement
+        assert decode(packet, source, peer, hop_limit=255) == advertisement
 
     @given(advertisements6, st.ip_addresses(v=6), st.ip_addresses(v=6))
     def test_there_and_back_ipv6(self, advertisement: Advertisement, source: Address, peer: Address) -> None:

@@ -67,7 +67,7 @@ def test_what_goes_over_a_channel_is_read_back(tmp_path: Path) -> None:
         ({"auth": None}, "say --auth hmac:KEYFILE"),
         (
             {"vip": "10.0.0.256"},
-            "--vip: vip: '10.0.0.256' is not an address: write for example 10.0.0.100/24",
+            "--vip: '10.0.0.256' is not an address: write for example 10.0.0.100/24",
         ),
         ({"vip": "name"}, "write for example 10.0.0.100/24"),
         ({"vip": "fe80::100"}, "mix IPv4 and IPv6"),
@@ -78,7 +78,7 @@ def test_what_goes_over_a_channel_is_read_back(tmp_path: Path) -> None:
         ({"vip": "fd00::1", "source": "fd00::11", "peer": "fd00::12"}, "say --vip fe80::… before it"),
         ({"auth": "pass:1111"}, 'write "hmac:KEYFILE" or "none", not \'pass:1111\''),
         ({"auth": "hmac:/nowhere/key"}, "key file /nowhere/key: No such file or directory"),
-        ({"vrid": "0"}, "--vrid: vrid: Input should be greater than or equal to 1 (given: '0')"),
+        ({"vrid": "0"}, "--vrid: Input should be greater than or equal to 1 (given: '0')"),
         ({"vrid": "256"}, "less than or equal to 255"),
         ({"priority": "0"}, "greater than or equal to 1"),
         ({"priority": "255"}, "less than or equal to 254"),
@@ -87,7 +87,7 @@ def test_what_goes_over_a_channel_is_read_back(tmp_path: Path) -> None:
         ({"interval": "0.015"}, "hundredths of a second: write for example 0.05"),
         ({"interval": "often"}, "valid number"),
         ({"vrrp-port": "0"}, "greater than or equal to 1"),
-        ({"transport": "multicast"}, "--transport: transport: Input should be 'udp'"),
+        ({"transport": "multicast"}, "--transport: Input should be 'udp'"),
         ({"checksum": "none"}, "'pseudo-header' or 'rfc9568'"),
     ],
 )
