@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 import pytest
 from hypothesis import settings
 from loops import LOOPS
+from needs import missing
 
 settings.register_profile("ours", deadline=None)  # a busy machine is no failure
 settings.load_profile("ours")
@@ -27,8 +28,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--soak", action="store_true", help="run the long matrices, and only those")
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """`soak` tests run only with --soak, which is no skip: they are another suite."""
+    """Marks what `requires` says. `soak` tests run only with --soak, which is no skip: another suite."""
+    for item in items:
+        if item.get_closest_marker("needs"):
+            item.add_marker("slow")
+            if (programs := missing(item)) and "CI" not in os.environ:
+                reason = f"needs {', '.join(programs)}; `make test` as root installs it"
+                item.add_marker(pytest.mark.skip(reason=reason))
     wanted = [item for item in items if bool(item.get_closest_marker("soak")) == config.getoption("--soak")]
     config.hook.pytest_deselected(items=[item for item in items if item not in wanted])
     items[:] = wanted

@@ -1,8 +1,8 @@
 """The run directory: pids, logs, secrets of the run, and the control socket. Nothing of it is kept.
 
 It may lie in /tmp, where everybody can create names, so one that exists must belong to us, and nobody
-else may write to it. What is in it is removed only beside a key of ours, which is made first and removed last:
-somebody may name a directory that has `data` and `logs` of another kind.
+else may write to it; and it must be empty, or what a killed run has left (our key is made first and removed
+last): somebody may name a directory that has `data` and `logs` of another kind.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _OURS = ("logs", "pids", "data", "control.sock", "database.password", _KEY)
 
 
 class RunDir:
-    """Made by `open`, emptied by `close`; the directory itself goes too if nothing else is in it."""
+    """Made by `open`; removed by `close`, unless somebody has put something in."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
@@ -80,7 +80,7 @@ class RunDir:
                 f"--run-dir {self.path}: others may write to it; chmod go-w, or choose another one"
             )
         names = {path.name for path in self.path.iterdir()}
-        if _KEY not in names and not names.isdisjoint(_OURS):
+        if names and not (_KEY in names and names.issubset(_OURS)):
             raise StartupError(f"--run-dir {self.path}: it has other things in it; use an empty directory")
 
     def _remove_ours(self) -> None:

@@ -32,12 +32,25 @@ def test_data_of_somebody_else_are_not_taken_for_ours(tmp_path: Path) -> None:
     assert (tmp_path / "data" / "thesis.tex").exists()
 
 
-def test_what_is_not_ours_stays(tmp_path: Path) -> None:
+@pytest.mark.parametrize("left_over", [False, True])
+def test_somebody_s_directory_is_left_as_it_is(tmp_path: Path, left_over: bool) -> None:
+    """`--run-dir .` must not close a project to others, nor put secrets into it."""
+    tmp_path.chmod(0o755)
     (tmp_path / "diary.txt").write_text("mine")
-    run_dir = RunDir(tmp_path)
+    if left_over:
+        (tmp_path / "vrrp.key").write_text("of a killed run, when this was still allowed")
+    with pytest.raises(StartupError, match="other things in it"):
+        RunDir(tmp_path).open()
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
+    assert "database.password" not in {path.name for path in tmp_path.iterdir()}
+
+
+def test_what_was_put_in_meanwhile_stays(tmp_path: Path) -> None:
+    run_dir = RunDir(tmp_path / "run")
     run_dir.open()
+    (run_dir.path / "diary.txt").write_text("mine")
     run_dir.close()
-    assert [path.name for path in tmp_path.iterdir()] == ["diary.txt"]
+    assert [path.name for path in run_dir.path.iterdir()] == ["diary.txt"]
 
 
 def test_what_a_crash_left_is_replaced(tmp_path: Path) -> None:
