@@ -20,6 +20,7 @@ and a variable SCALEUP_{1}_…; flags win over variables, variables over the fil
 class _HelpFormatter(RawDescriptionRichHelpFormatter):
     help_markup = False
     text_markup = False
+    group_name_formatter = str  # not in title case: it is "VRRP"
 
 
 def make_parser(model: type[TierSettings]) -> argparse.ArgumentParser:
@@ -36,8 +37,11 @@ def make_parser(model: type[TierSettings]) -> argparse.ArgumentParser:
         add_help=False,
     )
     groups: dict[str, argparse._ArgumentGroup] = {}
-    shared = TierSettings.model_fields.keys()
-    for name, info in sorted(model.model_fields.items(), key=lambda item: item[0] in shared):
+    shared, own = TierSettings.model_fields.keys(), model.__annotations__.keys()
+    # The tier's own settings first, what it has in common with some others next, with all last.
+    for name, info in sorted(
+        model.model_fields.items(), key=lambda item: (item[0] in shared, item[0] not in own)
+    ):
         flag = flag_of(info)
         if flag is None:
             continue
