@@ -44,7 +44,7 @@ def exit_code(*argv: str, serve: Serve = tier.serve, loop: str = "uvloop") -> ob
         (["--config", "no.toml"], 78, ["scaleup: no.toml: cannot be read: "]),
         (["--log-file", "/no/such/folder/x"], 78, ["scaleup: --log-file: it cannot be written"]),
         (["--admin", "192.0.2.1:1"], 1, ["web ERROR   --admin 192.0.2.1:1: Cannot assign requested address"]),
-        (["--akt", "x"], 2, ["Usage: ", "python -m scaleup.web: error: no such option: --akt"]),
+        (["--akt", "x"], 2, ["usage: ", "python -m scaleup.web: error: no such option: --akt"]),
     ],
 )
 def test_the_exit_code_says_who_has_to_act_and_a_line_says_how(
