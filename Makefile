@@ -8,7 +8,7 @@ BIN    := $(VENV)/bin
 # The fast tests run side by side, a file at a time; the slow ones have the machine to themselves.
 FAST := $(BIN)/python -m pytest -q -m "not slow" -n 2 --dist loadfile
 
-.PHONY: up check test soak bench lock clean
+.PHONY: up check test soak programs bench lock clean
 
 up: $(VENV)/.run
 	@$(BIN)/python -m scaleup up $(ARGS)
@@ -19,15 +19,17 @@ check: $(VENV)/.dev
 	$(BIN)/mypy
 	$(FAST) $(ARGS)
 
-test: $(VENV)/.dev
-	@sh tests/install-programs.sh
+test: programs $(VENV)/.dev
 	$(FAST) $(ARGS)
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
-soak: $(VENV)/.dev
-	@sh tests/install-programs.sh
+soak: programs $(VENV)/.dev
 	SCALEUP_SIM_FIRST=1000 SCALEUP_SIM_SEEDS=50000 $(BIN)/python -m pytest -q -n 2 tests/sim/test_sim_chaos.py -k hold
 	$(BIN)/python -m pytest -s -m soak --soak $(ARGS)
+
+# Debian packages that the tests use, when we may install them; else says which are missing.
+programs:
+	@sh tests/install-programs.sh $(PYTHON)
 
 bench: $(VENV)/.dev
 	$(BIN)/python bench/proxy.py $(ARGS)
