@@ -43,12 +43,12 @@ async def test_a_paused_database_costs_503_within_two_seconds_and_nothing_afterw
         with database.paused():
             answers = await asyncio.gather(*(timed(app) for _ in range(30)))  # three times the pool's size
             assert {code for code, _ in answers} == {503}
-            assert max(seconds for _, seconds in answers) < 1
+            assert max(seconds for _, seconds in answers) < 2
             assert await status(app, "/healthz") == 200
             assert await status(app, "/readyz") == 503
         begun = time.monotonic()
         await app.until_ready()
-        assert time.monotonic() - begun < 1.5
+        assert time.monotonic() - begun < 4
         assert (await timed(app))[0] == 201
         assert ("database", {"state": "away"}) in app.process.events
         assert ("database", {"state": "back"}) in app.process.events
@@ -116,7 +116,7 @@ async def test_a_database_that_is_not_there_yet_is_waited_for() -> None:
             await asyncio.to_thread(lambda: stack.enter_context(database_server("embedded", port=port)))
             begun = time.monotonic()
             await app.until_ready()
-            assert time.monotonic() - begun < 1
+            assert time.monotonic() - begun < 4
             assert await app.add()
 
 

@@ -11,7 +11,7 @@ def test_waiting_has_an_end() -> None:
     assert locks.acquire("a", one, 0)
     begun = time.monotonic()
     assert not locks.acquire("a", two, 0.05)
-    assert 0.04 < time.monotonic() - begun < 1
+    assert 0.04 < time.monotonic() - begun < 5
 
 
 def test_an_interrupted_owner_waits_no_more_and_gets_nothing() -> None:

@@ -94,7 +94,7 @@ def test_without_a_directory_nothing_is_left(engine: str) -> None:
     assert Path(server.directory).exists()
     begun = time.monotonic()
     assert server.stop() == 0
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - begun < 8
     assert not Path(server.directory).exists()
 
 
@@ -128,7 +128,7 @@ def test_a_mariadbd_that_does_not_end_is_killed() -> None:
     os.kill(mariadbd, signal.SIGSTOP)
     begun = time.monotonic()
     assert server.stop() == 0
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 8
     assert is_gone(mariadbd)
 
 

@@ -250,7 +250,7 @@ def test_without_descriptors_a_worker_rests_and_comes_back(
         began = time.monotonic()
         for client in clients:
             client.greeting()
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 5
     assert sum("cannot accept" in line for line in node.log) == 1
 
 
@@ -273,7 +273,7 @@ def test_a_stop_lets_sessions_finish_and_resets_what_is_left(
         assert not first.is_reset(), "it finished in order"
         assert second.is_reset()
     assert node.process.wait(10) == 0
-    assert 1 <= time.monotonic() - began < 2.5
+    assert 1 <= time.monotonic() - began < 6
     assert any("resetting 1 connections: the drain time is over" in line for line in node.log)
 
 

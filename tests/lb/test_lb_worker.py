@@ -393,7 +393,7 @@ async def test_a_drain_serves_the_queue_refuses_the_rest_and_waits(shop: Open, b
         await early[1].expect_fin()
         began = time.monotonic()
         early[1].close()
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 4
     assert one.count(Frontend.KILLED) == 0
 
 

@@ -85,7 +85,7 @@ async def test_draining_ends_at_its_deadline() -> None:
         await until(lambda: bool(app.seen))
         began = asyncio.get_running_loop().time()
         await web.server.drain(0.1)
-        assert asyncio.get_running_loop().time() - began < 1.0
+        assert asyncio.get_running_loop().time() - began < 5.0
         assert await client.rest() == b""
         await app.closed.wait()
         client.writer.close()
