@@ -149,3 +149,5 @@ def is_refused(address: tuple[str, int]) -> bool:
             return False
     except ConnectionRefusedError:
         return True
+    except ConnectionResetError:  # it was in the queue when the socket stopped listening: ask again
+        return False
