@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import time
@@ -87,7 +88,10 @@ def test_haproxy_in_place_of_the_load_balancer(stack: RunningStack, tmp_path: Pa
 def test_nginx_in_place_of_a_web_server(stack: RunningStack, tmp_path: Path) -> None:
     url = f"http://{PREFIX}.29:8080"
     path = configuration("nginx.conf", tmp_path)
-    with running(["nginx", "-p", str(ROOT), "-c", str(path), "-g", "daemon off;"], url):
+    also = "daemon off;"
+    if os.geteuid() == 0:
+        also += " user root;"  # else its workers run as nobody, who cannot read a checkout below /root
+    with running(["nginx", "-p", str(ROOT), "-c", str(path), "-g", also], url):
         assert_serves(url, "app")
 
 
