@@ -27,7 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "net": {"errors"},
     "config": {"errors", "net"},
     "processes": {"errors", "net", "config"},
-    "vrrp": BELOW,
+    "vrrp": BELOW | {"upstream"},  # what a node tracks, it probes as servers are probed
     "upstream": BELOW,
     "sim": {"vrrp"},
     "lb": BELOW | {"upstream", "vrrp"},
@@ -40,6 +40,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 
 MUST_BE_PURE = {
     *("scaleup.net.addresses", "scaleup.vrrp.packet", "scaleup.vrrp.auth", "scaleup.vrrp.router"),
+    *("scaleup.vrrp.arrangement", "scaleup.vrrp.decisions", "scaleup.vrrp.policy", "scaleup.vrrp.routers"),
     *("scaleup.upstream.balance", "scaleup.upstream.health", "scaleup.upstream.pool"),
     *("scaleup.web.headers", "scaleup.web.targets", "scaleup.web.conditions", "scaleup.web.problems"),
     *("scaleup.app.links", "scaleup.app.address", "scaleup.app.client", "scaleup.stack.plan"),

@@ -9,19 +9,20 @@ from typing import Literal
 from scaleup.sim.clock import VirtualClock
 from scaleup.sim.log import Log
 from scaleup.sim.network import LAN_LATENCY_SECONDS, Network, Randomness
-from scaleup.sim.node import Life, Node, NodeSpec, VirtualRouter
-from scaleup.sim.properties import NeverNone, settling_bound
+from scaleup.sim.node import Life, Node, NodeSpec, Seat, VirtualRouters
+from scaleup.sim.properties import NeverNone, Violation, check_settled, settling_bound
 from scaleup.vrrp.packet import GROUP_IPV4, GROUP_IPV6
 
-VRID = 51
+VRID = 51  # of the first virtual router; the others follow
 KEY = bytes(range(32))
 WINDOW_INTERVALS = 3  # of clocks that differ; the daemon's floor of 5 s would be 500 intervals of 10 ms
 
 
 class Cluster:
-    """`specs`: one per node, with different names. `randomness`: decides losses and latencies.
+    """`specs`: one per node, with different names and equally many priorities, one for each virtual router.
 
-    `family`: 4 or 6. `authenticated`: packets carry the HMAC trailer, and wall clocks matter.
+    `randomness`: decides losses and latencies. `family`: 4 or 6. `authenticated`: packets carry the HMAC trailer,
+    and wall clocks matter. `synced`: the virtual routers are a sync group.
     """
 
     def __init__(
@@ -31,6 +32,7 @@ class Cluster:
         *,
         family: Literal[4, 6] = 4,
         authenticated: bool = False,
+        synced: bool = False,
     ) -> None:
         self.clock = VirtualClock()
         self.network = Network(self.clock, randomness)
@@ -39,12 +41,15 @@ class Cluster:
         """When a node last changed its state, started, died, was paused or resumed."""
         self._interval = max(spec.interval for spec in specs)
         self._window = WINDOW_INTERVALS * self._interval if authenticated else 0.0
-        self._never_none = NeverNone(self._interval)
+        self._to_know = max(spec.startup_delay + spec.seconds_to_judge for spec in specs)
+        self._hold = max(spec.preempt_delay if spec.preempt else 0.0 for spec in specs)
+        self.vrids = tuple(VRID + number for number in range(len(specs[0].priorities)))
+        self._never_none = {vrid: NeverNone(self._interval) for vrid in self.vrids}
         net = "10.0.0." if family == 4 else "fe80::"
-        virtual = VirtualRouter(
-            vrid=VRID,
-            addresses=(ip_address(f"{net}100"),),
+        virtual = VirtualRouters(
+            addresses={vrid: (ip_address(f"{net}{100 + vrid - VRID}"),) for vrid in self.vrids},
             group=GROUP_IPV4 if family == 4 else GROUP_IPV6,
+            synced=synced,
             key=KEY if authenticated else None,
             window=self._window,
         )
@@ -69,28 +74,43 @@ class Cluster:
     def run_for(self, seconds: float) -> None:
         self.run_until(self.clock.now + seconds)
 
-    def actives(self) -> list[str]:
+    def actives(self, vrid: int = VRID) -> list[str]:
         """The nodes that are Active and run."""
-        return [name for name, node in self.nodes.items() if node.active]
+        return [name for name, node in self.nodes.items() if node.seats[vrid].active]
 
-    def roles(self) -> dict[str, str]:
-        """Node → "active", "backup", "down" or "paused"."""
+    def roles(self, vrid: int = VRID) -> dict[str, str]:
+        """Node → "active", "backup", "initialize", "down" or "paused"."""
         return {
-            name: node.router.state.value if node.life is Life.RUNNING else node.life.value
+            name: node.seats[vrid].router.state.value if node.life is Life.RUNNING else node.life.value
             for name, node in self.nodes.items()
         }
 
-    def running(self) -> list[Node]:
-        return [node for node in self.nodes.values() if node.life is Life.RUNNING]
+    def taking_part(self, vrid: int = VRID) -> list[Seat]:
+        return [node.seats[vrid] for node in self.nodes.values() if node.seats[vrid].takes_part]
+
+    def check_settled(self) -> None:
+        """In each election; and who should take part does, and nobody else. Raises Violation."""
+        for vrid in self.vrids:
+            for name, node in self.nodes.items():
+                if node.seats[vrid].takes_part is not node.fit:
+                    raise Violation(f"in the end {name} {'stays out' if node.fit else 'takes part'}")
+            check_settled(self.taking_part(vrid))
 
     @property
     def settling_bound(self) -> float:
         """Seconds after the last fault within which one node is Active for good; see `properties`."""
-        return settling_bound(self._interval, LAN_LATENCY_SECONDS[1], self.network.slowest, self._window)
+        return settling_bound(
+            self._interval,
+            LAN_LATENCY_SECONDS[1],
+            self.network.slowest,
+            self._window,
+            to_know=self._to_know,
+            hold=self._hold,
+        )
 
     @property
     def longest_without_active(self) -> float:
-        return self._never_none.longest
+        return max(watch.longest for watch in self._never_none.values())
 
     # Verbs for nodes.
 
@@ -115,6 +135,20 @@ class Cluster:
 
     def change_priority(self, name: str, priority: int) -> None:
         self.nodes[name].change_priority(priority)
+
+    def fail(self, name: str, check: str) -> None:
+        """What the node tracks under that name no longer works."""
+        self.nodes[name].set_works(check, False)
+
+    def repair(self, name: str, check: str) -> None:
+        self.nodes[name].set_works(check, True)
+
+    def fault(self, name: str, reason: str) -> None:
+        """The node is told that it cannot serve, as a load balancer tells it."""
+        self.nodes[name].find_fault(reason)
+
+    def recover(self, name: str) -> None:
+        self.nodes[name].lose_fault()
 
     def set_clock(self, name: str, error: float) -> None:
         """Step the node's wall clock, so that it is `error` seconds ahead of the right time (0: right)."""
@@ -159,4 +193,5 @@ class Cluster:
         self._observe()
 
     def _observe(self) -> None:
-        self._never_none.observe(self.clock.now, self.running(), self.network.slowest)
+        for vrid, watch in self._never_none.items():
+            watch.observe(self.clock.now, self.taking_part(vrid), self.network.slowest)

@@ -11,6 +11,7 @@ from scaleup.sim.node import NodeSpec
 
 Verb = Literal[
     "start", "stop", "kill", "pause", "resume", "change_priority", "set_clock",
+    "fail", "repair", "fault", "recover",
     "cut", "cut_one_way", "isolate", "lose", "delay", "heal",
 ]  # fmt: skip
 """The methods of Cluster that a step can call."""
@@ -39,17 +40,21 @@ class Scenario:
     seconds: float
     family: Literal[4, 6] = 4
     authenticated: bool = False
+    synced: bool = False
 
     def cluster(self, randomness: Randomness) -> Cluster:
         """Its cluster, before anything has happened."""
-        return Cluster(self.nodes, randomness, family=self.family, authenticated=self.authenticated)
+        return Cluster(
+            self.nodes, randomness, family=self.family, authenticated=self.authenticated, synced=self.synced
+        )
 
     def __str__(self) -> str:
         authenticated = ", authenticated" if self.authenticated else ""
+        synced = ", a sync group" if self.synced else ""
         return "\n".join(
             [
                 f"{self.name}: {self.title}",
-                f"IPv{self.family}{authenticated}",
+                f"IPv{self.family}{authenticated}{synced}",
                 *map(str, self.nodes),
                 *map(str, self.steps),
             ]

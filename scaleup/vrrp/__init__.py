@@ -7,14 +7,22 @@ Skew_Time that is shorter the higher the priority) the one that waited least bec
 
 Reading order:
 
-    packet ●   an advertisement as bytes, and back
-    auth ●     the HMAC trailer that makes one worth believing outside a trusted link
-    router ●   the state machine of RFC 9568 §6.4, and nothing else: events in, actions out
-    owner      what it means to own a virtual address: on loopback, to listen on it
-    network    advertisements by unicast UDP, for nodes that may not open raw sockets
-    daemon     the shell: one socket, one timer, the router between them
-    attached   the daemon as the child of a load balancer, and its guardian
-    metrics    what Prometheus sees of an election
+    packet ●     an advertisement as bytes, and back; legacy ●, that of VRRPv2
+    auth ●       the HMAC trailer that makes one worth believing outside a trusted link
+    codec ●      the three together: what a router says and believes
+    clock ●      whose clock is wrong, where believing depends on it
+    router ●     the state machine of RFC 9568 §6.4, and nothing else: events in, actions out
+    policy ●     what the RFC leaves to the operator, above several routers; arrangement ●, decisions ●, routers ●
+    tracking     what a node's worth depends on; scripts, notify, events: the operator's programs
+    owner        what it means to own a virtual address: on loopback, to listen on it
+    kernel       on real interfaces, to have the kernel answer for it; announce ●, telling the neighbours
+    rtnetlink    how the kernel is asked for that; interface, what it says of interfaces
+    network      how advertisements travel: by unicast UDP, for nodes that may not open raw sockets
+    rawip        as the RFC has it, IP protocol 112; bpf ●, its filter; pcap, a record of it
+    daemon       the shell: one socket, one timer, the router between them; timer, lateness ●, scheduling
+    assembly     all parts, put together as the settings say
+    attached     the daemon as the child of a load balancer, and its guardian
+    metrics      what Prometheus sees of an election; state, what keepalived's readers see
     settings, __main__
 
 Invariants: the router never reads a clock; one timer is armed at a time; whatever ends this process or

@@ -20,10 +20,9 @@ from pydantic import ValidationError
 
 from scaleup.errors import ConfigurationError
 from scaleup.processes import Message, Process, run_child
-from scaleup.vrrp.__main__ import open_network
+from scaleup.vrrp.assembly import assembled
 from scaleup.vrrp.daemon import Daemon
 from scaleup.vrrp.metrics import snapshot
-from scaleup.vrrp.owner import ListenerOwner
 from scaleup.vrrp.settings import Election
 
 STATISTICS_SECONDS = 1.0
@@ -33,15 +32,9 @@ async def serve(init: Message, process: Process) -> None:
     election = read(init.fields["election"])
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket(fileno=number)) for number in init.descriptors]
-        network = open_network(election)
-        stack.callback(network.close)
-        daemon = Daemon(
-            election,
-            network,
-            ListenerOwner(sockets),
-            lambda role, rule: process.tell_parent("role", role=role, rule=rule),
+        daemon = stack.enter_context(
+            assembled(election, sockets, lambda role, rule: process.tell_parent("role", role=role, rule=rule))
         )
-        stack.callback(daemon.stop)
         process.on_message = partial(obey, daemon)
         daemon.start()
         process.ready()

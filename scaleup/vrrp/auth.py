@@ -67,11 +67,15 @@ MODULUS = 1 << 64
 
 
 class AuthError(Exception):
-    """A packet that is not authentic, or not for the first time. `cause` is one of AUTH_CAUSES."""
+    """A packet that is not authentic, or not for the first time. `cause` is one of AUTH_CAUSES.
 
-    def __init__(self, cause: AuthCause, detail: str) -> None:
+    `from_future`: it is authentic, and was sent at a time that our clock has not reached (see `clock`).
+    """
+
+    def __init__(self, cause: AuthCause, detail: str, *, from_future: bool = False) -> None:
         super().__init__(detail)
         self.cause: AuthCause = cause
+        self.from_future = from_future
 
 
 def default_window(interval: float) -> float:
@@ -118,22 +122,28 @@ class Authenticator:
         packets costs no digest; what remembers comes last, so that a forged packet moves nothing.
         """
         message, trailer = _split(data, source)
-        kind, key_id, reserved, sequence, mac = TRAILER.unpack(trailer)
+        kind, key_id, reserved, sequence, _ = TRAILER.unpack(trailer)
         if kind != TYPE_HMAC_SHA256_128 or reserved != 0:
             raise AuthError("malformed", f"a trailer of type {kind}, where only 1 (HMAC-SHA256-128) is known")
         ahead = _seconds_ahead(sequence, _sequence_of(now_wall))
         if abs(ahead) > self._window:
             where = "ahead of" if ahead > 0 else "behind"
             raise AuthError(
-                "stale", f"{abs(ahead):.1f} s {where} our clock: a replay, or a clock without NTP"
+                "stale",
+                f"{abs(ahead):.1f} s {where} our clock: a replay, or a clock without NTP",
+                from_future=ahead > 0 and self._is_authentic(key_id, source, message, trailer),
             )
         if key_id not in self._keys:
             raise AuthError("key", f"signed with key {key_id}, which we do not have")
-        expected = _mac(self._keys[key_id], source, message, trailer)
-        if not hmac.compare_digest(mac, expected):
+        if not self._is_authentic(key_id, source, message, trailer):
             raise AuthError("mac", "the HMAC is wrong: another key, or a forgery")
         self._advance_mark((source, message[1]), sequence, now_wall)
         return uncover(message, trailer) if source.version == 6 else message
+
+    def _is_authentic(self, key_id: int, source: Address, message: bytes, trailer: bytes) -> bool:
+        key = self._keys.get(key_id)
+        mac = trailer[-MAC_BYTES:]
+        return key is not None and hmac.compare_digest(mac, _mac(key, source, message, trailer))
 
     def _next_sequence(self, now_wall: float) -> int:
         clock = _sequence_of(now_wall)

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import accumulate
 from typing import Any
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 
 from scaleup.vrrp.daemon import ROLES, Daemon
+from scaleup.vrrp.lateness import BOUNDS_SECONDS
 
 
 def snapshot(daemon: Daemon, now: float) -> dict[str, Any]:
     """The daemon's counters as JSON, so that they can go over a channel."""
     return {
         "role": daemon.role,
-        "transitions": dict(daemon.transitions),
+        "transitions": [[role, event, count] for (role, event), count in daemon.transitions.items()],
         "sent": daemon.sent,
         "received": daemon.received,
         "dropped": dict(daemon.dropped),
+        "lateness": {"counts": daemon.lateness.counts, "total": daemon.lateness.total},
         "silence": {peer: now - heard for peer, heard in daemon.last_heard.items()},
     }
 
@@ -37,9 +45,11 @@ class ElectionCollector(Collector):
         for role in ROLES:
             state.add_metric([role], 1.0 if role == values["role"] else 0.0)
         yield state
-        transitions = CounterMetricFamily("scaleup_vrrp_transitions", "Changes of role", labels=["to"])
-        for role, count in values["transitions"].items():
-            transitions.add_metric([role], count)
+        transitions = CounterMetricFamily(
+            "scaleup_vrrp_transitions", "Changes of role, by what made them", labels=["to", "cause"]
+        )
+        for role, event, count in values["transitions"]:
+            transitions.add_metric([role, event], count)
         yield transitions
         yield CounterMetricFamily("scaleup_vrrp_advertisements_sent", "Sent", value=values["sent"])
         yield CounterMetricFamily(
@@ -51,9 +61,21 @@ class ElectionCollector(Collector):
         for cause, count in values["dropped"].items():
             dropped.add_metric([cause], count)
         yield dropped
+        yield _lateness(values["lateness"])
         silence = GaugeMetricFamily(
             "scaleup_vrrp_peer_silence_seconds", "Since the peer's last advertisement", labels=["peer"]
         )
         for peer, seconds in values["silence"].items():
             silence.add_metric([peer], seconds)
         yield silence
+
+
+def _lateness(values: dict[str, Any]) -> Metric:
+    bounds = [*map(str, BOUNDS_SECONDS), "+Inf"]
+    buckets = list(zip(bounds, accumulate(values["counts"]), strict=True))
+    return HistogramMetricFamily(
+        "scaleup_vrrp_timer_lateness_seconds",
+        "From when the timer was due until its turn",
+        buckets=buckets,
+        sum_value=values["total"],
+    )

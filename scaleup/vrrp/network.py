@@ -1,8 +1,8 @@
-"""Advertisements by unicast UDP.
+"""How advertisements travel: the interface, and its form for nodes that may not open raw sockets, unicast UDP.
 
-The payload is what would follow the IP header of protocol 112, so packets, checksum and authentication
-are the same as on the wire of RFC 9568. TTL 255 is sent and required, as there: nothing that was routed
-is believed.
+The payload of the datagrams is what would follow the IP header of protocol 112, so packets, checksum and
+authentication are the same as on the wire of RFC 9568 (see `rawip`). TTL 255 is sent and required, as there:
+nothing that was routed is believed.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
+from typing import Protocol
 
 from scaleup.errors import StartupError
 from scaleup.net.sockets import IP_RECVTTL
@@ -28,16 +29,42 @@ a late reader reads all that waited for it; bounded, so that a flood cannot keep
 
 @dataclass(frozen=True, slots=True)
 class Datagram:
+    """`data`: what follows the IP header, or UDP's. `destination`: as the IP header says it."""
+
     data: bytes
     source: Address
+    destination: Address
     hop_limit: int | None
+
+
+class Network(Protocol):
+    """`source`: this node's own address. `peers`: whom to believe; None: whoever is on the link."""
+
+    source: Address
+    peers: tuple[Address, ...] | None
+
+    def fileno(self) -> int: ...
+
+    def close(self) -> None: ...
+
+    def send(self, message_to: Callable[[Address], bytes]) -> Sequence[tuple[Address, OSError]]:
+        """Send to each destination what `message_to(destination)` gives; the checksum covers the destination.
+
+        Returns the destinations that could not be reached, with the reason. Never blocks.
+        """
+        ...
+
+    def receive(self) -> Iterator[Datagram]:
+        """What has arrived, at most MAX_DRAIN datagrams."""
+        ...
 
 
 class UnicastUdp:
     """A socket on `source`:`port` that talks to the same port of each peer. Raises StartupError."""
 
     def __init__(self, source: Address, port: int, peers: Sequence[Address]) -> None:
-        self.source, self.peers = source, tuple(peers)
+        self.source = source
+        self.peers: tuple[Address, ...] | None = tuple(peers)
         self._port = port
         family = socket.AF_INET if source.version == 4 else socket.AF_INET6
         try:
@@ -70,12 +97,8 @@ class UnicastUdp:
         self._socket.close()
 
     def send(self, message_to: Callable[[Address], bytes]) -> Sequence[tuple[Address, OSError]]:
-        """Send to every peer what `message_to(peer)` gives; the checksum covers the destination.
-
-        Returns the peers that could not be reached, with the reason. Never blocks.
-        """
         failed = []
-        for peer in self.peers:
+        for peer in self.peers or ():
             try:
                 self._socket.sendto(message_to(peer), (str(peer), self._port))
             except OSError as error:
@@ -83,7 +106,6 @@ class UnicastUdp:
         return failed
 
     def receive(self) -> Iterator[Datagram]:
-        """What has arrived, at most MAX_DRAIN datagrams."""
         for _ in range(MAX_DRAIN):
             try:
                 data, ancillary, _, address = self._socket.recvmsg(MAX_DATAGRAM_BYTES, socket.CMSG_SPACE(4))
@@ -92,7 +114,7 @@ class UnicastUdp:
             except OSError:
                 continue  # an ICMP error for something sent earlier (ECONNREFUSED)
             hop_limit = next((int.from_bytes(value[:4], sys.byteorder) for _, _, value in ancillary), None)
-            yield Datagram(data, ip_address(address[0]), hop_limit)
+            yield Datagram(data, ip_address(address[0]), self.source, hop_limit)
 
 
 _CURES = {

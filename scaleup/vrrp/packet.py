@@ -13,13 +13,15 @@ message. Where something follows it (the trailer of `auth`), `message_length` sa
 
 The checksum is the one thing on which implementations disagree. Over IPv6 it covers a pseudo-header, as UDP's
 does. Over IPv4 the RFC wants the message alone (§5.2.8), but keepalived and FRR go on adding a pseudo-header,
-as they read RFC 5798. So we send what the setting says and accept both. The reserved bits are ignored, as the
-RFC wants. Whether VRID and addresses are the receiver's own is for the receiver to judge.
+as they read RFC 5798. So we send what the setting says and accept both, unless told to be strict. The reserved
+bits are ignored, as the RFC wants. Whether VRID and addresses are the receiver's own is for the receiver to judge.
+Version 2, which differs in its last 8 bytes and in the unit of its interval, is in `legacy`.
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import Literal, get_args
@@ -40,6 +42,7 @@ Cause = Literal[
     "vrid",
     "interval",
     "link-local",
+    "password",
 ]
 CAUSES: tuple[Cause, ...] = get_args(Cause)
 """Every cause of a PacketError, for metrics that want to start at 0."""
@@ -119,44 +122,58 @@ def encode(
     addresses = b"".join(address.packed for address in adv.addresses)
     unsummed = HEADER.pack(version_type, adv.vrid, adv.priority, count, adv.interval_cs, 0) + addresses
     value = _checksums(unsummed, source, destination)[checksum]
-    return _with_checksum(unsummed, value)
+    return with_checksum(unsummed, value)
 
 
-def decode(data: bytes, source: Address, destination: Address, *, hop_limit: int | None) -> Advertisement:
+def decode(
+    data: bytes,
+    source: Address,
+    destination: Address,
+    *,
+    hop_limit: int | None,
+    checksums: Sequence[Checksum] = get_args(Checksum),
+) -> Advertisement:
     """Read one message that came from `source` to `destination`; the checks of §7.1 in a useful order.
 
-    `hop_limit`: the TTL or hop limit that it arrived with; None: unknown, and not judged. Raises PacketError,
-    and nothing else whatever the bytes.
+    `hop_limit`: the TTL or hop limit that it arrived with; None: unknown, and not judged. `checksums`: the
+    readings of the checksum that are believed. Raises PacketError, and nothing else whatever the bytes.
     """
     if hop_limit is not None and hop_limit != HOP_LIMIT:
         raise PacketError("ttl", f"TTL {hop_limit}, not {HOP_LIMIT}: it has crossed a router")
-    if len(data) < HEADER.size:
-        raise PacketError("short", f"{len(data)} bytes, where the header alone has {HEADER.size}")
-    version_type, vrid, priority, count, interval_cs, value = HEADER.unpack_from(data)
+    verify_head(data, source.version)
+    _, vrid, priority, _, interval_cs, value = HEADER.unpack_from(data)
     interval_cs &= INTERVAL_MASK
-    if version_type >> 4 != VERSION:
-        hint = "; keepalived: vrrp_version 3" if version_type >> 4 == 2 else ""
-        raise PacketError("version", f"VRRP version {version_type >> 4}, where {VERSION} is spoken{hint}")
-    if version_type & 0x0F != TYPE_ADVERTISEMENT:
-        raise PacketError("type", f"type {version_type & 0x0F}, where only 1 (advertisement) is known")
-    if count == 0:
-        raise PacketError("no-addresses", "no virtual address in it")
     length = message_length(data, source.version)
-    if len(data) < length:
-        raise PacketError("short", f"{len(data)} bytes, where {count} addresses make {length}")
     if len(data) > length:
         raise PacketError(
             "trailing", f"{len(data) - length} bytes after the message: does the sender use --auth?"
         )
-    _verify_checksum(data, value, source, destination)
+    _verify_checksum(data, value, source, destination, checksums)
     if vrid == 0:
         raise PacketError("vrid", "VRID 0, where 1 to 255 are valid")
     if interval_cs == 0:
         raise PacketError("interval", "an interval of 0")
-    addresses = _addresses(data[HEADER.size :], source.version)
+    addresses = addresses_in(data[HEADER.size :], source.version)
     if isinstance(addresses[0], IPv6Address) and not addresses[0].is_link_local:
         raise PacketError("link-local", f"the first address is {addresses[0]}, which is not link-local")
     return Advertisement(vrid, priority, interval_cs, addresses)
+
+
+def verify_head(data: bytes, family: int) -> None:
+    """What can be judged of a message without its sums, and whatever follows it. Raises PacketError."""
+    if len(data) < HEADER.size:
+        raise PacketError("short", f"{len(data)} bytes, where the header alone has {HEADER.size}")
+    version, kind, count = data[0] >> 4, data[0] & 0x0F, data[3]
+    if version != VERSION:
+        hint = "; keepalived: vrrp_version 3, or here --vrrp-version 2" if version == 2 else ""
+        raise PacketError("version", f"VRRP version {version}, where {VERSION} is spoken{hint}")
+    if kind != TYPE_ADVERTISEMENT:
+        raise PacketError("type", f"type {kind}, where only 1 (advertisement) is known")
+    if count == 0:
+        raise PacketError("no-addresses", "no virtual address in it")
+    length = message_length(data, family)
+    if len(data) < length:
+        raise PacketError("short", f"{len(data)} bytes, where {count} addresses make {length}")
 
 
 def message_length(data: bytes, family: int) -> int:
@@ -174,36 +191,42 @@ def cover(message: bytes, trailer: bytes) -> bytes:
 
     That needs no address: the sum grows by the trailer and, in the pseudo-header, by its length (RFC 1624).
     """
-    return _with_checksum(message, _checksum_in(message) - _sum(trailer) - len(trailer))
+    return with_checksum(message, _checksum_in(message) - ones_sum(trailer) - len(trailer))
 
 
 def uncover(message: bytes, trailer: bytes) -> bytes:
     """The inverse of `cover`."""
-    return _with_checksum(message, _checksum_in(message) + _sum(trailer) + len(trailer))
+    return with_checksum(message, _checksum_in(message) + ones_sum(trailer) + len(trailer))
 
 
-def _verify_checksum(data: bytes, value: int, source: Address, destination: Address) -> None:
+def _verify_checksum(
+    data: bytes, value: int, source: Address, destination: Address, believed: Sequence[Checksum]
+) -> None:
     right = _checksums(data, source, destination)
     # 0x0000 and 0xffff are the same number in one's complement arithmetic, hence the remainder.
-    if value % 0xFFFF in right.values():
+    if value % 0xFFFF in [right[reading] for reading in believed]:
         return
     sums = f"checksum {value:04x}, where {right['pseudo-header']:04x} is right"
     if source.version == 4:
         sums += f" with a pseudo-header and {right['rfc9568']:04x} without (RFC 9568)"
-    raise PacketError("checksum", f"{sums}: it was damaged, or a NAT changed its addresses")
+    if value % 0xFFFF in right.values():
+        cure = "the sender reads the RFC differently: change --checksum there or here, or leave --strict out"
+    else:
+        cure = "it was damaged, or a NAT changed its addresses"
+    raise PacketError("checksum", f"{sums}: {cure}")
 
 
 def _checksums(data: bytes, source: Address, destination: Address) -> dict[Checksum, int]:
     """Both ideas of the checksum of a message, whatever its checksum field says. IPv6 has only one."""
-    message = _sum(data) - _checksum_in(data)
+    message = ones_sum(data) - _checksum_in(data)
     # RFC 768 for IPv4 and RFC 8200 §8.1 for IPv6 order the fields differently, which no sum can tell.
-    pseudo_header = _sum(source.packed) + _sum(destination.packed) + len(data) + PROTOCOL
+    pseudo_header = ones_sum(source.packed) + ones_sum(destination.packed) + len(data) + PROTOCOL
     with_pseudo_header = -(message + pseudo_header) % 0xFFFF
     plain = -message % 0xFFFF if source.version == 4 else with_pseudo_header
     return {"pseudo-header": with_pseudo_header, "rfc9568": plain}
 
 
-def _sum(data: bytes) -> int:
+def ones_sum(data: bytes) -> int:
     """The one's complement sum of the 16-bit words (RFC 1071), up to a multiple of 65535.
 
     2^16 leaves 1 when divided by 2^16 − 1, so the digits of a number in base 2^16 add up to its remainder.
@@ -215,12 +238,12 @@ def _checksum_in(message: bytes) -> int:
     return int.from_bytes(message[CHECKSUM_OFFSET : CHECKSUM_OFFSET + 2], "big")
 
 
-def _with_checksum(message: bytes, value: int) -> bytes:
+def with_checksum(message: bytes, value: int) -> bytes:
     field = (value % 0xFFFF).to_bytes(2, "big")
     return message[:CHECKSUM_OFFSET] + field + message[CHECKSUM_OFFSET + 2 :]
 
 
-def _addresses(data: bytes, family: int) -> tuple[Address, ...]:
+def addresses_in(data: bytes, family: int) -> tuple[Address, ...]:
     kind = IPv4Address if family == 4 else IPv6Address
     width = _width(family)
     return tuple(kind(data[start : start + width]) for start in range(0, len(data), width))

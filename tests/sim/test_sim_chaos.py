@@ -14,9 +14,12 @@ from random import Random
 import pytest
 
 from scaleup.sim import Cluster, NodeSpec, Scenario, Step, Violation, invent, prove
-from scaleup.sim.node import Node
+from scaleup.sim.cluster import VRID
+from scaleup.sim.node import Seat
 from scaleup.sim.properties import NeverNone, check_settled, longest_down_interval
 from scaleup.vrrp.auth import Authenticator
+from scaleup.vrrp.decisions import Decision, SetPreempt, StepDown, TakeOver
+from scaleup.vrrp.policy import Policy
 from scaleup.vrrp.router import Address, Heard, Output, Router, SendAdvertisement, State
 
 FIRST = int(os.environ.get("SCALEUP_SIM_FIRST", "0"))
@@ -64,7 +67,16 @@ def test_the_seeds_have_variety() -> None:
     assert verbs == {
         *("start", "stop", "kill", "pause", "resume", "change_priority", "set_clock"),
         *("cut", "cut_one_way", "isolate", "lose", "delay", "heal"),
+        *("fail", "repair", "fault", "recover"),
     }
+    assert {scenario.synced for scenario in scenarios} == {False, True}
+    nodes = [node for scenario in scenarios for node in scenario.nodes]
+    assert {len(node.priorities) for node in nodes} == {1, 2, 3}
+    assert min(weight for node in nodes for _, weight in node.tracks) < 0
+    assert max(weight for node in nodes for _, weight in node.tracks) > 0
+    assert any(node.preempt_delay for node in nodes)
+    assert any(node.startup_delay for node in nodes)
+    assert {node.rise for node in nodes} == {node.fall for node in nodes} == {1, 2}
 
 
 class Stubborn(Router):
@@ -114,6 +126,46 @@ class CountsOn(Authenticator):
         return max(super()._next_sequence(now_wall), 0 if last is None else last + 1)
 
 
+class LetsNobodyBack(Policy):
+    """Keeps a router out for ever once it had a fault."""
+
+    def fault_gone(self, router: str | None, cause: str, now: float) -> list[Decision]:
+        return []
+
+
+class SeesNoFault(Policy):
+    def fault_found(self, router: str | None, cause: str, reason: str, now: float) -> list[Decision]:
+        return []
+
+
+class CountsNoFailure(Policy):
+    def check_failed(self, check: str, detail: str, now: float) -> list[Decision]:
+        return []
+
+
+class HoldsForEver(Policy):
+    """Never notices that the preempt_delay has passed."""
+
+    def timer_expired(self, now: float) -> list[Decision]:
+        decisions = super().timer_expired(now)
+        return [it for it in decisions if not isinstance(it, SetPreempt)]
+
+
+class LeavesTheGroupAlone(Policy):
+    def transitioned(self, router: str, to: State, rule: str, now: float) -> list[Decision]:
+        decisions = super().transitioned(router, to, rule, now)
+        return [it for it in decisions if not isinstance(it, TakeOver | StepDown)]
+
+
+class DelaysTheFailOver(Policy):
+    """Takes silence for a reason to wait as well: it leaves the election while it holds."""
+
+    def advertisement_heard(self, router: str, priority: int, now: float) -> list[Decision]:
+        decisions = super().advertisement_heard(router, priority, now)
+        held = self._members[router].lower is not None
+        return [*decisions, *(self.fault_found(router, "held", "held", now) if held else [])]
+
+
 class TestTheProofIsNotEmpty:
     """Each of these mistakes is found, within the seeds that are run."""
 
@@ -126,6 +178,19 @@ class TestTheProofIsNotEmpty:
         assert note.startswith("chaos: made up from a seed\nIPv")
         assert "initialize → backup" in note
 
+    @pytest.mark.parametrize(
+        "broken", [LetsNobodyBack, SeesNoFault, CountsNoFailure, HoldsForEver, DelaysTheFailOver]
+    )
+    def test_a_broken_policy_is_found(self, broken: type[Policy], monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("scaleup.sim.node.Policy", broken)
+        with pytest.raises(Violation):
+            run_all(300)
+
+    def test_a_policy_that_tears_a_group_apart_is_an_assertion(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("scaleup.sim.node.Policy", LeavesTheGroupAlone)
+        with pytest.raises(AssertionError, match="torn apart"):
+            run_all(300)
+
     def test_a_sequence_that_counts_on_is_found(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("scaleup.sim.node.Authenticator", CountsOn)
         with pytest.raises(Violation):
@@ -134,7 +199,7 @@ class TestTheProofIsNotEmpty:
     def test_no_active_for_too_long(self) -> None:
         watch = NeverNone(interval=1.0)
         bound = longest_down_interval(1.0)
-        node = Cluster([NodeSpec("lb1")], Random(0)).nodes["lb1"]
+        node = Cluster([NodeSpec("lb1")], Random(0)).nodes["lb1"].seats[VRID]
         watch.observe(10.0, [node], slowest=0.5)
         watch.observe(10.0 + bound + 0.5, [node], slowest=0.5)
         with pytest.raises(Violation, match="no node was Active for"):
@@ -142,10 +207,10 @@ class TestTheProofIsNotEmpty:
 
     def test_nobody_runs_is_not_none_active(self) -> None:
         watch = NeverNone(interval=1.0)
-        node = Cluster([NodeSpec("lb1")], Random(0)).nodes["lb1"]
+        node = Cluster([NodeSpec("lb1")], Random(0)).nodes["lb1"].seats[VRID]
         watch.observe(0.0, [], slowest=0.0)
         watch.observe(100.0, [], slowest=0.0)
-        node.up_since = 100.0
+        node.since = 100.0
         watch.observe(100.0, [node], slowest=0.0)
         watch.observe(103.0, [node], slowest=0.0)
         assert watch.longest == 3.0
@@ -155,19 +220,19 @@ class TestTheProofIsNotEmpty:
         cluster.cut("lb1", "lb2")
         cluster.start()
 
-        def nodes(*names: str) -> list[Node]:
-            return [cluster.nodes[name] for name in names]
+        def seats(*names: str) -> list[Seat]:
+            return [cluster.nodes[name].seats[VRID] for name in names]
 
         with pytest.raises(Violation, match="0 nodes"):
-            check_settled(cluster.running())
+            cluster.check_settled()
         cluster.run_for(10)
         with pytest.raises(Violation, match="2 nodes"):
-            check_settled(cluster.running())
-        check_settled(nodes("lb1"))
+            cluster.check_settled()
+        check_settled(seats("lb1"))
         cluster.stop("lb1")
         cluster.start("lb1")
         with pytest.raises(Violation, match="stronger"):
-            check_settled(nodes("lb1", "lb2"))
+            check_settled(seats("lb1", "lb2"))
 
     def test_a_change_after_settling_is_found(self, monkeypatch: pytest.MonkeyPatch) -> None:
         scenario = Scenario("quiet", "one node, left alone", (NodeSpec("lb1"),), (Step(0.0, "start"),), 16.0)

@@ -43,6 +43,7 @@ class RecordingOwner:
         self.has = has
         self.refusal: OSError | None = None
         self.attempts = 0
+        self.reminders = 0
 
     def take(self) -> None:
         self.attempts += 1
@@ -52,6 +53,15 @@ class RecordingOwner:
 
     def release(self) -> None:
         self.has = False
+
+    def remind(self) -> None:
+        self.reminders += 1
+
+    def watch(self, fault: Callable[[str, str], None], recover: Callable[[str], None]) -> None:
+        self.fault, self.recover = fault, recover
+
+    def close(self) -> None:
+        self.release()
 
 
 class Node:

@@ -36,14 +36,14 @@ def pair(port: int) -> Iterator[tuple[UnicastUdp, UnicastUdp]]:
 def test_what_one_sends_the_other_receives_with_its_ttl(pair: tuple[UnicastUdp, UnicastUdp]) -> None:
     a, b = pair
     assert a.send(lambda peer: b"to " + str(peer).encode()) == []
-    assert list(b.receive()) == [Datagram(b"to 127.0.61.2", A, 255)]
+    assert list(b.receive()) == [Datagram(b"to 127.0.61.2", A, B, 255)]
     assert list(b.receive()) == []
 
 
 def test_ipv6_has_a_hop_limit(port: int) -> None:
     with contextlib.closing(UnicastUdp(LOOPBACK6, port, [LOOPBACK6])) as network:
         assert network.send(lambda peer: b"hello") == []
-        assert list(network.receive()) == [Datagram(b"hello", LOOPBACK6, 255)]
+        assert list(network.receive()) == [Datagram(b"hello", LOOPBACK6, LOOPBACK6, 255)]
 
 
 def test_it_is_sent_as_routing_traffic(port: int) -> None:

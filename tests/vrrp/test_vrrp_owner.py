@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from ipaddress import ip_interface
 
 import pytest
+from lan import DEVICE, Lan, lan_marks
 
 from scaleup.net.addresses import Endpoint
 from scaleup.net.sockets import bound
-from scaleup.vrrp.owner import ListenerOwner, Owner
+from scaleup.vrrp.announce import Habits, Schedule
+from scaleup.vrrp.kernel import KernelOwner, Placed
+from scaleup.vrrp.owner import ListenerOwner, Owner, Owners
 
 HOST = "127.0.62.100"
 
@@ -29,9 +35,71 @@ def sockets() -> Iterator[list[socket.socket]]:
         sock.close()
 
 
-@pytest.fixture(params=["two sockets", "no socket"])
-def owner(request: pytest.FixtureRequest, sockets: list[socket.socket]) -> Owner:
-    return ListenerOwner(sockets if request.param == "two sockets" else ())
+@dataclass(frozen=True)
+class World:
+    """Where an owner is tested; `taken` asks for each thing that it owns, from outside of it."""
+
+    owner: Owner
+    taken: Callable[[], list[bool]]
+
+
+def listener(sockets: list[socket.socket]) -> World:
+    return World(ListenerOwner(sockets), lambda: [connects(sock) for sock in sockets])
+
+
+def kernel(lan: Lan) -> World:
+    host = lan.host("a")
+    host.ip("link", "add", "eth1", "up", "type", "bridge")
+    placed = [Placed(ip_interface("10.77.0.100/24"), DEVICE), Placed(ip_interface("10.78.0.100/24"), "eth1")]
+    with host.entered():
+        owner = KernelOwner(placed, Schedule(Habits()))
+    return World(owner, lambda: [str(each.interface.ip) in host.addresses(each.device) for each in placed])
+
+
+@pytest.fixture(
+    params=["listener", pytest.param("kernel", marks=lan_marks()), pytest.param("both", marks=lan_marks())]
+)
+async def world(request: pytest.FixtureRequest, sockets: list[socket.socket]) -> AsyncIterator[World]:
+    with contextlib.ExitStack() as stack:
+        worlds = [listener(sockets)] if request.param != "kernel" else []
+        if request.param != "listener":
+            worlds.append(kernel(stack.enter_context(Lan("a"))))
+        stack.callback(worlds[-1].owner.close)
+        if len(worlds) == 1:
+            yield worlds[0]
+        else:
+            first, second = worlds
+            owner = Owners([first.owner, second.owner])
+            yield World(owner, lambda: first.taken() + second.taken())
+
+
+async def test_it_may_be_taken_and_released_in_any_order_and_often(world: World) -> None:
+    world.owner.release()
+    world.owner.release()
+    for _ in range(5):
+        assert not any(world.taken())
+        world.owner.remind()
+        world.owner.take()
+        world.owner.take()
+        world.owner.remind()
+        assert all(world.taken())
+        world.owner.release()
+        world.owner.release()
+    assert not any(world.taken())
+
+
+async def test_its_end_releases_what_was_taken(world: World) -> None:
+    world.owner.take()
+    world.owner.close()
+    assert not any(world.taken())
+
+
+def test_without_anything_to_own_only_the_election_is_run() -> None:
+    owner = ListenerOwner(())
+    owner.release()
+    owner.take()
+    owner.remind()
+    owner.close()
 
 
 def connects(sock: socket.socket) -> bool:
@@ -42,16 +110,6 @@ def connects(sock: socket.socket) -> bool:
         except ConnectionRefusedError:
             return False
         return True
-
-
-def test_it_may_be_taken_and_released_in_any_order_and_often(owner: Owner) -> None:
-    owner.release()
-    owner.release()
-    for _ in range(20):
-        owner.take()
-        owner.take()
-        owner.release()
-        owner.release()
 
 
 def test_owning_means_listening_again_and_again(sockets: list[socket.socket]) -> None:

@@ -37,8 +37,9 @@ def test_the_example_in_the_help_is_valid(tmp_path: Path, monkeypatch: pytest.Mo
     Path("key").write_bytes(b"k" * 32)
     commands = VrrpSettings.examples.replace("\\\n", " ").splitlines()
     words = [line.split() for line in commands if "python -m scaleup.vrrp" in line]
-    assert len(words) == 2
-    for line in words:
+    assert len(words) == 3
+    assert load(VrrpSettings, words[0][3:], {}).settings.raw
+    for line in words[1:]:
         settings = load(VrrpSettings, line[3:], {}).settings
         assert settings.key() == b"k" * 32
 
@@ -76,7 +77,7 @@ def test_what_goes_over_a_channel_is_read_back(tmp_path: Path) -> None:
         ({"peer": "0.0.0.0"}, "0.0.0.0 is no host's address"),
         ({"source": "224.0.0.18"}, "224.0.0.18 is no host's address"),
         ({"vip": "fd00::1", "source": "fd00::11", "peer": "fd00::12"}, "say --vip fe80::… before it"),
-        ({"auth": "pass:1111"}, 'write "hmac:KEYFILE" or "none", not \'pass:1111\''),
+        ({"auth": "ah:1111"}, """write "hmac:KEYFILE", "pass:FILE" (VRRPv2) or "none", not 'ah:1111'"""),
         ({"auth": "hmac:/nowhere/key"}, "key file /nowhere/key: No such file or directory"),
         ({"vrid": "0"}, "--vrid: Input should be greater than or equal to 1 (given: '0')"),
         ({"vrid": "256"}, "less than or equal to 255"),
@@ -87,7 +88,14 @@ def test_what_goes_over_a_channel_is_read_back(tmp_path: Path) -> None:
         ({"interval": "0.015"}, "hundredths of a second: write for example 0.05"),
         ({"interval": "often"}, "valid number"),
         ({"vrrp-port": "0"}, "greater than or equal to 1"),
-        ({"transport": "multicast"}, "--transport: Input should be 'udp'"),
+        ({"transport": "multicast"}, "--transport: Input should be 'vrrp' or 'udp'"),
+        ({"transport": "vrrp"}, "--transport vrrp: say --interface NAME"),
+        ({"peer": None, "auth": None, "interface": "eth0", "minimum-ttl": "64"}, "multicast is not routed"),
+        ({"vip": "10.0.0.100/24 dev eth1"}, "addresses are put on interfaces only with --interface"),
+        ({"vip": "10.0.0.100/24 on eth1"}, "or 10.0.0.100/24 dev eth1"),
+        ({"vip": "fe80::100%eth0/64"}, "or 10.0.0.100/24 dev eth1"),
+        ({"vrrp-version": "1"}, "greater than or equal to 2"),
+        ({"vrrp-version": "2", "interval": "0.5"}, "--interval 0.5: VRRPv2 says whole seconds"),
         ({"checksum": "none"}, "'pseudo-header' or 'rfc9568'"),
     ],
 )

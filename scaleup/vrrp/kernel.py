@@ -1,0 +1,262 @@
+"""Owning addresses on real interfaces: the kernel answers for them, and the neighbours are told.
+
+**A dead man's switch.** Each address is given to the kernel for LIFETIME_SECONDS only, and that is renewed all the
+time. So when everything of ours was killed, or stopped, the address goes by itself, and what answers for it
+is one host again.
+
+**Others meddle.** A DHCP client or a network manager may take away what it did not put there. An address
+of ours that vanishes is put back once, and announced. If it vanishes again soon, two programs would fight, so
+this node is at fault and rests.
+
+Addresses that a crash left behind are removed by the first `release`, before the election begins.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Interface, IPv6Interface
+
+from scaleup.errors import StartupError
+from scaleup.processes.logs import LimitedLog
+from scaleup.vrrp.announce import Schedule, frame
+from scaleup.vrrp.interface import index_of
+from scaleup.vrrp.rtnetlink import AddressEvent, LinkEvent, Overrun, Rtnetlink, Watch
+
+log = logging.getLogger(__name__)
+
+LIFETIME_SECONDS = 2
+"""The kernel counts whole seconds, and 1 would leave a busy host too little room."""
+RENEW_SECONDS = 0.5
+MEDDLED_SECONDS = 60.0
+"""Vanishing twice within it is no accident; it is also how long the fault lasts."""
+LOG_EVERY_SECONDS = 5.0
+
+Fault = Callable[[str, str], None]
+"""fault(reason, by): this node cannot serve, as `by` finds."""
+Recover = Callable[[str], None]
+"""recover(by): what `by` found is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A virtual address with its prefix, and the interface that it goes to."""
+
+    interface: IPv4Interface | IPv6Interface
+    device: str
+
+
+class KernelOwner:
+    """Owns `addresses`. `devices`: further interfaces without whose link there is no election.
+
+    Made inside the running loop. Raises StartupError.
+    """
+
+    def __init__(self, addresses: Sequence[Placed], schedule: Schedule, devices: Sequence[str] = ()) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._schedule = schedule
+        names = dict.fromkeys([*devices, *(placed.device for placed in addresses)])
+        self._indexes = {name: index_of(name) for name in names}
+        self._addresses = [(placed.interface, self._indexes[placed.device]) for placed in addresses]
+        self._fault: Fault = lambda reason, by: None  # until somebody watches
+        self._recover: Recover = lambda by: None
+        self._down: set[str] = set()
+        self._owns = False
+        self._renewed = 0.0
+        self._put_back_at: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._resting: asyncio.TimerHandle | None = None
+        self._limited = LimitedLog(log, LOG_EVERY_SECONDS, self._loop.time)
+        with contextlib.ExitStack() as stack:
+            self._rtnetlink = stack.enter_context(Rtnetlink())
+            self._watch = stack.enter_context(contextlib.closing(Watch()))
+            self._senders = {
+                index: stack.enter_context(_packet_socket(name)) for name, index in self._indexes.items()
+            }
+            self._purge()
+            self._closing = stack.pop_all()
+
+    def watch(self, fault: Fault, recover: Recover) -> None:
+        """From now on tell of links that go down or come up, and of addresses that others take away."""
+        self._fault, self._recover = fault, recover
+        self._loop.add_reader(self._watch.fileno(), self._changed)
+        self._look()
+
+    def take(self) -> None:
+        """Adds all addresses and sends the first burst. Raises OSError, and has nothing then."""
+        already = self._owns
+        self._owns = True
+        try:
+            self._renew()
+        except OSError:
+            self.release()
+            raise
+        if not already:
+            self._announce(self._schedule.taken(self._loop.time()))
+        self._arm()
+
+    def release(self) -> None:
+        self._owns = False
+        self._schedule.lost()
+        self._arm()
+        for interface, index in self._addresses:
+            try:
+                self._rtnetlink.remove(interface, index)
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                self._limited.warning("remove", f"cannot remove {interface}: {error.strerror}")
+
+    def remind(self) -> None:
+        if self._owns:
+            self._announce(self._schedule.reminded(self._loop.time()))
+            self._arm()
+
+    def close(self) -> None:
+        """The addresses are released. May be repeated."""
+        if self._watch.fileno() >= 0:
+            self.release()
+            self._loop.remove_reader(self._watch.fileno())
+        if self._resting is not None:
+            self._resting.cancel()
+        self._closing.close()
+
+    # ----- addresses ------------------------------------------------------------------------------
+
+    def _purge(self) -> None:
+        """Before the election; and the first thing that takes CAP_NET_ADMIN."""
+        for interface, index in self._addresses:
+            try:
+                self._rtnetlink.remove(interface, index)
+            except FileNotFoundError:
+                continue
+            except PermissionError:
+                raise StartupError(
+                    f"--vip {interface}: addresses may not be changed; grant CAP_NET_ADMIN"
+                ) from None
+            except OSError as error:
+                raise StartupError(f"--vip {interface}: {error.strerror}") from None
+            log.warning("%s was still there, from a process that did not end well: removed", interface)
+
+    def _renew(self) -> None:
+        for interface, index in self._addresses:
+            self._rtnetlink.add(interface, index, LIFETIME_SECONDS)
+        self._renewed = self._loop.time()
+
+    def _announce(self, times: int) -> None:
+        for _ in range(times):
+            for interface, index in self._addresses:
+                sender = self._senders[index]
+                hardware: bytes = sender.getsockname()[4]
+                try:
+                    sender.send(frame(hardware[:6].ljust(6, b"\0"), interface.ip))
+                except OSError as error:
+                    self._limited.warning("announce", f"cannot announce {interface}: {error.strerror}")
+
+    def _arm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._owns:
+            deadline = self._renewed + RENEW_SECONDS
+            if self._schedule.deadline is not None:
+                deadline = min(deadline, self._schedule.deadline)
+            self._timer = self._loop.call_at(deadline, self._expired)
+
+    def _expired(self) -> None:
+        now = self._loop.time()
+        if now >= self._renewed + RENEW_SECONDS - 0.001:  # asyncio may call a clock tick early
+            try:
+                self._renew()
+            except OSError as error:
+                self._lost(f"the virtual addresses cannot be renewed: {error.strerror}")
+                return
+        self._announce(self._schedule.expired(now))
+        self._arm()
+
+    # ----- what others do -------------------------------------------------------------------------
+
+    def _changed(self) -> None:
+        for event in self._watch.events():
+            match event:
+                case LinkEvent():
+                    self._link(event)
+                case AddressEvent(present=False):
+                    # Not now: after a pause of this process the daemon has to see first how late it is.
+                    self._loop.call_soon(self._check_addresses)
+                case AddressEvent():
+                    pass
+                case Overrun():
+                    self._look()
+                    self._loop.call_soon(self._check_addresses)
+
+    def _look(self) -> None:
+        for link in self._rtnetlink.links():
+            self._link(link)
+
+    def _link(self, link: LinkEvent) -> None:
+        if self._indexes.get(link.name) != link.index:
+            return
+        by = f"link {link.name}"
+        if not link.exists:
+            self._down.add(link.name)
+            self._fault(f"the interface {link.name} is gone: restart when it is back", by)
+        elif not link.running and link.name not in self._down:
+            self._down.add(link.name)
+            self._fault(f"the link of {link.name} is down", by)
+        elif link.running and link.name in self._down:
+            self._down.remove(link.name)
+            self._recover(by)
+
+    def _check_addresses(self) -> None:
+        """Is everything there that we own? Asked of the kernel: an event may be about an earlier time."""
+        if not self._owns:
+            return
+        there = {(event.ip, event.index) for event in self._rtnetlink.addresses()}
+        missing = [interface for interface, index in self._addresses if (interface.ip, index) not in there]
+        if not missing:
+            return
+        now = self._loop.time()
+        names = ", ".join(map(str, missing))
+        expired = now >= self._renewed + LIFETIME_SECONDS
+        if not expired and self._put_back_at is not None and now < self._put_back_at + MEDDLED_SECONDS:
+            self._lost(f"something on this host takes {names} away again and again")
+            return
+        if not expired:
+            self._put_back_at = now
+        why = "was not renewed in time" if expired else "was taken away by something on this host"
+        log.warning("%s %s: put back", names, why)
+        try:
+            self._renew()
+        except OSError as error:
+            self._lost(f"{names} cannot be put back: {error.strerror}")
+            return
+        self._announce(self._schedule.taken(now))
+        self._arm()
+
+    def _lost(self, reason: str) -> None:
+        self.release()
+        if self._resting is not None:
+            self._resting.cancel()
+        self._resting = self._loop.call_later(MEDDLED_SECONDS, self._recover, "address")
+        self._fault(f"{reason}; next try in {MEDDLED_SECONDS:g} s", "address")
+
+
+def _packet_socket(device: str) -> socket.socket:
+    """For sending only: of protocol 0, so that it receives nothing. Raises StartupError."""
+    try:
+        sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
+    except OSError as error:
+        cure = "; grant CAP_NET_RAW" if error.errno == errno.EPERM else ""
+        raise StartupError(f"a packet socket for gratuitous ARP: {error.strerror}{cure}") from None
+    try:
+        sock.bind((device, 0))
+    except OSError as error:
+        sock.close()
+        raise StartupError(f"--interface {device}: {error.strerror}") from None
+    return sock

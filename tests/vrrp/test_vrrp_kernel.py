@@ -1,0 +1,310 @@
+"""The kernel as the owner of addresses, on a host of its own: what it has, what it says, and who meddles."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+import time
+from collections.abc import AsyncIterator, Iterator
+from ipaddress import ip_address, ip_interface
+
+import pytest
+from elections import until
+from lan import DEVICE, Host, Lan, lan_marks
+from scapy.layers import inet6, l2
+
+from scaleup.errors import StartupError
+from scaleup.vrrp import kernel as kernel_module
+from scaleup.vrrp.announce import Habits, Schedule
+from scaleup.vrrp.interface import index_of, primary_address
+from scaleup.vrrp.kernel import LIFETIME_SECONDS, KernelOwner, Placed
+from scaleup.vrrp.rtnetlink import Rtnetlink
+
+pytestmark = lan_marks()
+
+VIP, VIP6 = "10.77.0.100", "fe80::100"
+
+
+class Judge:
+    """Remembers what an owner says of its fitness."""
+
+    def __init__(self) -> None:
+        self.said: list[tuple[str, str]] = []
+
+    def fault(self, reason: str, by: str) -> None:
+        self.said.append((by, reason))
+
+    def recover(self, by: str) -> None:
+        self.said.append((by, "recovered"))
+
+
+@pytest.fixture
+def lan() -> Iterator[Lan]:
+    with Lan("a", "client") as lan:
+        yield lan
+
+
+@pytest.fixture
+def host(lan: Lan) -> Host:
+    return lan.host("a")
+
+
+def opened(host: Host, *addresses: str, device: str = DEVICE, habits: Habits | None = None) -> KernelOwner:
+    placed = [Placed(ip_interface(address), device) for address in addresses]
+    with host.entered():
+        return KernelOwner(placed, Schedule(habits or Habits()))
+
+
+@pytest.fixture
+async def owner(host: Host) -> AsyncIterator[KernelOwner]:
+    with contextlib.closing(opened(host, f"{VIP}/24", f"{VIP6}/64")) as owner:
+        yield owner
+
+
+@pytest.fixture
+def judge(owner: KernelOwner) -> Judge:
+    judge = Judge()
+    owner.watch(judge.fault, judge.recover)
+    return judge
+
+
+@contextlib.contextmanager
+def listening(host: Host, kind: int) -> Iterator[socket.socket]:
+    """A socket for the Ethernet frames of one kind that come to a host."""
+    with host.entered():
+        sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.htons(kind))
+        sock.bind((DEVICE, kind))
+    with sock:
+        yield sock
+
+
+def heard(sock: socket.socket) -> list[bytes]:
+    frames = []
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            frames.append(sock.recv(2048))
+    return frames
+
+
+# ----- having an address ------------------------------------------------------------------------------
+
+
+async def test_an_address_has_its_prefix_and_a_lifetime(host: Host, owner: KernelOwner) -> None:
+    owner.take()
+    (link,) = json.loads(host.ip("-j", "addr", "show", "dev", DEVICE))
+    found = {info["local"]: info for info in link["addr_info"]}
+    assert (found[VIP]["prefixlen"], found[VIP6]["prefixlen"]) == (24, 64)
+    assert 0 < found[VIP]["valid_life_time"] <= LIFETIME_SECONDS
+    assert 0 < found[VIP6]["valid_life_time"] <= LIFETIME_SECONDS
+    assert found[VIP]["secondary"], "it is not what the host speaks from by itself"
+    assert found[VIP6]["deprecated"]
+    assert found[VIP6].get("tentative") is None, "nothing waits for duplicate address detection"
+
+
+async def test_it_is_renewed(host: Host, owner: KernelOwner) -> None:
+    owner.take()
+    end = time.monotonic() + 1.5 * LIFETIME_SECONDS
+    while time.monotonic() < end:
+        assert host.has(VIP)
+        assert host.has(VIP6)
+        await asyncio.sleep(0.1)
+
+
+async def test_when_nobody_renews_it_goes_by_itself(host: Host, owner: KernelOwner) -> None:
+    owner.take()
+    began = time.monotonic()
+    while host.has(VIP) or host.has(VIP6):
+        assert time.monotonic() < began + LIFETIME_SECONDS + 3, "the kernel looks once a second at IPv6"
+        time.sleep(0.05)  # noqa: ASYNC251 - nothing else runs: that is the point
+    assert time.monotonic() > began + LIFETIME_SECONDS - 1.1
+
+
+async def test_what_a_crash_left_behind_is_removed_at_the_start(
+    host: Host, caplog: pytest.LogCaptureFixture
+) -> None:
+    host.ip("addr", "add", f"{VIP}/24", "dev", DEVICE)
+    with contextlib.closing(opened(host, f"{VIP}/24")):
+        assert not host.has(VIP)
+    assert f"{VIP}/24 was still there" in caplog.text
+
+
+async def test_it_takes_everything_or_nothing(host: Host) -> None:
+    host.ip("link", "add", "eth1", "up", "type", "bridge")
+    placed = [Placed(ip_interface(f"{VIP}/24"), DEVICE), Placed(ip_interface("10.78.0.100/24"), "eth1")]
+    with host.entered():
+        owner = KernelOwner(placed, Schedule(Habits()))
+    with contextlib.closing(owner):
+        host.ip("link", "del", "eth1")
+        with pytest.raises(OSError, match="No such device"):
+            owner.take()
+        assert not host.has(VIP)
+
+
+async def test_what_cannot_be_owned_is_said_at_the_start(host: Host) -> None:
+    with pytest.raises(StartupError, match=r"--interface eth7: there is no such interface; there are .*eth0"):
+        opened(host, f"{VIP}/24", device="eth7")
+
+
+def test_the_interface_speaks_from_an_address_of_its_own(host: Host) -> None:
+    host.ip("addr", "flush", "dev", DEVICE, "scope", "global")
+    host.ip("addr", "add", f"{VIP}/24", "dev", DEVICE)
+    host.ip("addr", "add", "10.77.0.1/24", "dev", DEVICE)
+    virtual = [ip_address(VIP)]
+    with host.entered():
+        assert primary_address(DEVICE, 4, virtual) == ip_address("10.77.0.1")
+        assert primary_address(DEVICE, 6, []) == ip_address("fe80::1")
+        with pytest.raises(StartupError, match="no link-local IPv6 address of its own"):
+            primary_address("lo", 6, [])
+
+
+# ----- telling the neighbours ---------------------------------------------------------------------------
+
+
+async def test_the_first_burst_is_there_when_take_returns(lan: Lan, host: Host, owner: KernelOwner) -> None:
+    with listening(lan.host("client"), l2.ETH_P_ARP) as arp, listening(lan.host("client"), 0x86DD) as ipv6:
+        owner.take()
+        requests = [l2.Ether(frame) for frame in heard(arp)]
+        told = [l2.Ether(frame) for frame in heard(ipv6)]
+    assert len(requests) == 5
+    for request in requests:
+        packet = request[l2.ARP]
+        assert (request.dst, packet.op, packet.hwsrc) == ("ff:ff:ff:ff:ff:ff", 1, host.mac)
+        assert (packet.psrc, packet.pdst) == (VIP, VIP)
+    advertisements = [frame for frame in told if inet6.ICMPv6ND_NA in frame]
+    assert len(advertisements) == 5
+    for frame in advertisements:
+        packet = frame[inet6.ICMPv6ND_NA]
+        assert (frame.dst, frame[inet6.IPv6].dst, frame[inet6.IPv6].hlim) == (
+            "33:33:00:00:00:01",
+            "ff02::1",
+            255,
+        )
+        assert (packet.tgt, packet.R, packet.S, packet.O) == (VIP6, 1, 0, 1)
+        assert packet[inet6.ICMPv6NDOptDstLLAddr].lladdr == host.mac
+        sum_of_ours, packet.cksum = packet.cksum, None
+        assert l2.Ether(bytes(frame))[inet6.ICMPv6ND_NA].cksum == sum_of_ours, "scapy computes the same"
+
+
+async def test_neighbours_learn_where_it_is_now(lan: Lan, host: Host, owner: KernelOwner) -> None:
+    client = lan.host("client")
+    client.ip("neigh", "replace", VIP, "lladdr", "02:00:00:00:00:01", "dev", DEVICE, "nud", "stale")
+    client.ip("neigh", "replace", VIP6, "lladdr", "02:00:00:00:00:01", "dev", DEVICE, "nud", "stale")
+    owner.take()
+    await until(lambda: (client.neighbour(VIP), client.neighbour(VIP6)) == (host.mac, host.mac))
+
+
+async def test_it_is_said_again_past_the_lifetime(lan: Lan, owner: KernelOwner) -> None:
+    with listening(lan.host("client"), l2.ETH_P_ARP) as arp:
+        owner.take()
+        count = 0
+        began = time.monotonic()
+        while count < 5 + 5:
+            count += len(heard(arp))
+            await asyncio.sleep(0.02)
+            assert time.monotonic() < began + 10
+        assert time.monotonic() > began + LIFETIME_SECONDS
+
+
+async def test_a_reminder_is_a_burst_and_a_flood_of_them_is_not(lan: Lan, owner: KernelOwner) -> None:
+    with listening(lan.host("client"), l2.ETH_P_ARP) as arp:
+        owner.remind()
+        assert heard(arp) == []
+        owner.take()
+        heard(arp)
+        for _ in range(100):
+            owner.remind()
+        assert len(heard(arp)) == 5
+
+
+# ----- what others do -----------------------------------------------------------------------------------
+
+
+async def test_what_somebody_takes_away_is_put_back_once(
+    lan: Lan, host: Host, owner: KernelOwner, judge: Judge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernel_module, "MEDDLED_SECONDS", 3.0)
+    owner.take()
+    with listening(lan.host("client"), l2.ETH_P_ARP) as arp:
+        host.ip("addr", "del", f"{VIP}/24", "dev", DEVICE)
+        await until(lambda: host.has(VIP))
+        assert len(heard(arp)) >= 5
+    assert judge.said == []
+
+    host.ip("addr", "del", f"{VIP}/24", "dev", DEVICE)
+    await until(lambda: judge.said)
+    ((by, reason),) = judge.said
+    assert (by, reason) == (
+        "address",
+        f"something on this host takes {VIP}/24 away again and again; next try in 3 s",
+    )
+    assert not host.has(VIP)
+    assert not host.has(VIP6)
+    await until(lambda: judge.said[1:] == [("address", "recovered")])
+
+
+async def test_what_was_released_is_not_missed(host: Host, owner: KernelOwner, judge: Judge) -> None:
+    for _ in range(20):
+        owner.take()
+        owner.release()
+        owner.take()
+        await asyncio.sleep(0.005)
+        owner.release()
+    await asyncio.sleep(0.1)
+    assert judge.said == []
+    assert not host.has(VIP)
+
+
+async def test_what_expired_while_we_were_stopped_is_put_back(
+    host: Host, owner: KernelOwner, judge: Judge, caplog: pytest.LogCaptureFixture
+) -> None:
+    owner.take()
+    while host.has(VIP):
+        time.sleep(0.05)  # noqa: ASYNC251 - nothing else runs: that is the point
+    await until(lambda: host.has(VIP))
+    assert judge.said == []
+
+
+async def test_without_its_link_it_is_at_fault(
+    lan: Lan, host: Host, owner: KernelOwner, judge: Judge
+) -> None:
+    lan.unplug(host)
+    await until(lambda: judge.said == [("link eth0", "the link of eth0 is down")])
+    lan.plug(host)
+    await until(lambda: judge.said[1:] == [("link eth0", "recovered")])
+    host.ip("link", "set", DEVICE, "down")
+    await until(lambda: len(judge.said) == 3)
+    host.ip("link", "set", DEVICE, "up")
+    await until(lambda: len(judge.said) == 4)
+
+
+async def test_a_link_that_is_down_at_the_start(lan: Lan, host: Host, owner: KernelOwner) -> None:
+    lan.unplug(host)
+    judge = Judge()
+    owner.watch(judge.fault, judge.recover)
+    assert judge.said == [("link eth0", "the link of eth0 is down")]
+
+
+async def test_an_interface_that_is_gone(host: Host, owner: KernelOwner, judge: Judge) -> None:
+    host.ip("link", "del", DEVICE)
+    await until(lambda: judge.said)
+    assert "eth0 is gone: restart" in judge.said[-1][1]
+
+
+# ----- rtnetlink ------------------------------------------------------------------------------------------
+
+
+def test_the_kernel_s_refusal_is_an_error_with_its_reason(host: Host) -> None:
+    with host.entered(), Rtnetlink() as rtnetlink:
+        index = index_of(DEVICE)
+        with pytest.raises(FileNotFoundError):
+            rtnetlink.remove(ip_interface(f"{VIP}/24"), index)
+        with pytest.raises(OSError, match="No such device"):
+            rtnetlink.add(ip_interface(f"{VIP}/24"), 4711, 2)
+        rtnetlink.add(ip_interface(f"{VIP}/24"), index, 2)
+        rtnetlink.add(ip_interface(f"{VIP}/24"), index, 2)  # renewed
+        assert [str(found.ip) for found in rtnetlink.addresses() if found.index == index][:2] == [
+            "10.77.0.1",
+            VIP,
+        ]
