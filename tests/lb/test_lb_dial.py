@@ -14,7 +14,8 @@ from servers import Backend
 
 from scaleup.lb import dial
 from scaleup.lb.counters import Counters, ServerColumn
-from scaleup.lb.dial import Dialler, NoServer, Reached
+from scaleup.lb.dial import Dial, Dialler, Reached
+from scaleup.lb.engine import Engine
 from scaleup.lb.settings import LbSettings
 from scaleup.lb.waiting import WaitingRoom
 from scaleup.upstream.balance import algorithm
@@ -22,6 +23,10 @@ from scaleup.upstream.pool import Pool, Server
 
 KEY = b"\x7f\0\0\1"
 PATIENCE_SECONDS = 5.0
+
+
+class NoServer(Exception):
+    """`args[0]`: what the dialler was told."""
 
 
 class Desk:
@@ -40,7 +45,8 @@ class Desk:
             self.settings.timeout_queue,
         )
         self.pool = Pool(self.servers, algorithm("roundrobin", lambda n: 0), self.sessions)
-        self.dialler = Dialler(self.settings, self.pool, self.counters, 0, self.waiting)
+        self.engine = Engine(asyncio.get_running_loop())
+        self.dialler = Dialler(self.settings, self.pool, self.counters, 0, self.waiting, self.engine)
 
     def sessions(self, server: Server) -> int:
         return self.count(ServerColumn.CURRENT)[self.servers.index(server)]
@@ -49,9 +55,19 @@ class Desk:
         """Of each server."""
         return [self.counters.total_server(number, column) for number in range(len(self.servers))]
 
+    def dial(self) -> tuple[Dial, asyncio.Future[Reached]]:
+        """The future's error is NoServer."""
+        outcome: asyncio.Future[Reached] = asyncio.get_running_loop().create_future()
+
+        def reached(it: Reached) -> None:
+            self.engine.watch(it.socket.fileno(), lambda events: None)
+            outcome.set_result(it)
+
+        return self.dialler.dial(KEY, reached, lambda why: outcome.set_exception(NoServer(why))), outcome
+
     async def reach(self) -> Reached:
         async with asyncio.timeout(PATIENCE_SECONDS):
-            return await self.dialler.reach(KEY)
+            return await self.dial()[1]
 
     async def name(self) -> str:
         """Of the server reached; hangs up."""
@@ -65,6 +81,7 @@ class Desk:
         return str(caught.value)
 
     def hang_up(self, reached: Reached) -> None:
+        self.engine.forget(reached.socket.fileno())
         reached.socket.close()
         self.dialler.release(reached.server)
 
@@ -72,6 +89,7 @@ class Desk:
         assert self.count(ServerColumn.CURRENT) == [0] * len(self.servers)
         assert [server.sessions for server in self.servers] == [0] * len(self.servers)
         self.waiting.close()
+        self.engine.close()
         self.counters.close()
 
 
@@ -284,11 +302,16 @@ async def test_cancelling_leaves_nothing_behind(desks: Any, backends: list[Backe
         case _:
             desk = desks(backends[0].listen().address + ",maxconn=1")
             held = await desk.reach()
-    async with asyncio.TaskGroup() as tasks:
-        dialling = tasks.create_task(desk.dialler.reach(KEY))
-        await asyncio.sleep(0.01)
-        dialling.cancel()
-    assert dialling.cancelled()
+    dial, outcome = desk.dial()
+    if where == "pausing":
+        while desk.count(ServerColumn.RETRIES) == [0]:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    assert not outcome.done()
+    dial.cancel()
+    dial.cancel()
+    assert desk.waiting.empty
+    assert desk.count(ServerColumn.CURRENT) == [int(held is not None)]
+    assert not outcome.done()
     if held is not None:
         desk.hang_up(held)
 

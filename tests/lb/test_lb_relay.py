@@ -158,7 +158,7 @@ async def _stall_and_resume(stage: Stage, sender: Actor, reader: Actor) -> None:
     data = random.Random(3).randbytes(1_000_003)
     sent = await sender.send_until_blocked(data)
     assert 0 < sent <= limit
-    waiting = [len(side.pending) for side in (stage.relay._client, stage.relay._server)]
+    waiting = [side.carrier.held for side in (stage.relay._client, stage.relay._server)]
     assert 0 < sum(waiting) <= BUFFER_BYTES
     sender.fin()
     received, end = await reader.receive_all()
