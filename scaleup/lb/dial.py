@@ -127,8 +127,8 @@ class Dial:
     """
 
     __slots__ = (
-        "_again", "_dialler", "_failures", "_key", "_on_failed", "_on_reached", "_over", "_server", "_socket",
-        "_ticket", "_tried", "slot",
+        "_again", "_dialler", "_failures", "_key", "_on_failed", "_on_reached", "_server", "_socket",
+        "_ticket", "_tried", "over", "slot",
     )  # fmt: skip
 
     def __init__(
@@ -138,7 +138,8 @@ class Dial:
         self._on_reached, self._on_failed = on_reached, on_failed
         self._tried: set[str] = set()
         self._failures = 0
-        self._over = False
+        self.over = False
+        """It was reached, has failed, or was cancelled."""
         self._ticket: Ticket | None = None
         self._server: Server | None = None  # an attempt is made: its slot is ours
         self._socket: socket.socket | None = None
@@ -159,8 +160,8 @@ class Dial:
 
     def cancel(self) -> None:
         """Leave nothing behind; nobody is called."""
-        if not self._over:
-            self._over = True
+        if not self.over:
+            self.over = True
             if self._ticket is not None:
                 self._dialler.waiting.leave(self._ticket)
             self._end_attempt()
@@ -219,7 +220,7 @@ class Dial:
             self._attempt_failed(code)
             return
         self._dialler.engine.expect(self, math.inf)
-        self._over = True
+        self.over = True
         self._on_reached(Reached(server, sock, events))
 
     def _attempt_failed(self, code: int, reason: str | None = None) -> None:
@@ -285,7 +286,7 @@ class Dial:
             self._attempt_failed(errno.ETIMEDOUT)
 
     def _fail(self, reason: str) -> None:
-        self._over = True
+        self.over = True
         self._on_failed(reason)
 
 

@@ -60,6 +60,7 @@ class Pipes:
             try:
                 pipe = self._open_pipe()
             except OSError:
+                self._left = 0  # asking again for each read would cost more than splicing saves
                 return None
             self._left -= 1
             return pipe

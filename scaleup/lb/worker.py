@@ -85,7 +85,7 @@ class Worker:
         self._sessions: set[Session] = set()
         self._idle = asyncio.Event()
         self._idle.set()
-        self._maxconn = affordable(settings.maxconn, len(init.descriptors))
+        self._maxconn = affordable(settings.maxconn, len(init.descriptors) + 2 * PIPES)
         self._acceptor = Acceptor(
             [socket.socket(fileno=descriptor) for descriptor in sockets],
             len(settings.elected),
@@ -148,7 +148,7 @@ class Worker:
             log.exception("an error of ours: the connection of %s is reset", address)
             self._reset(session)
         else:
-            session.dial = None if session.relay else dial
+            session.dial = None if dial.over else dial
 
     def _told_early(self, session: Session, events: int) -> None:
         """Something has happened to a client that still waits for its server: its request, as a rule."""

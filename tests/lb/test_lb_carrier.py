@@ -241,10 +241,21 @@ def test_a_pipe_with_bytes_in_it_is_never_lent_again(pipes: Pipes, street: Stree
     pipes.give_back(another)
 
 
-def test_when_the_kernel_grants_none_there_is_none() -> None:
-    def refused() -> Pipe:
-        raise PermissionError(errno.EPERM, "pipe-user-pages-soft")
+def test_when_the_kernel_grants_no_more_it_is_not_asked_again() -> None:
+    asked = 0
 
-    pipes = Pipes(2, refused)
-    assert pipes.borrow() is None
+    def only_one() -> Pipe:
+        nonlocal asked
+        asked += 1
+        if asked > 1:
+            raise PermissionError(errno.EPERM, "pipe-user-pages-soft")
+        return Pipe()
+
+    pipes = Pipes(3, only_one)
+    one = borrowed(pipes)
+    assert [pipes.borrow(), pipes.borrow()] == [None, None]
+    assert asked == 2
+    pipes.give_back(one)
+    assert pipes.borrow() is one
+    pipes.give_back(one)
     pipes.close()
