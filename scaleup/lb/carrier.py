@@ -7,11 +7,13 @@ cache. Splicing is best for bulk, where copying is what costs; docs/benchmarks.m
             ◀── SLOW_READS reads in a row brought less ──────────────────────
 
 The rule is HAProxy's. A pipe is lent only while there are bytes in it, so a stream that is idle has none, and
-a few serve many streams; when none is to be had, the stream is copied.
+a few serve many streams; when none is to be had, the stream is copied. So is one with urgent data, for good: a
+splice stops at them with EAGAIN, as if nothing were behind, and only recv steps over them.
 """
 
 from __future__ import annotations
 
+import errno
 import socket
 
 from scaleup.lb.engine import BUFFER_BYTES, Engine
@@ -27,20 +29,32 @@ NOTHING = memoryview(b"")
 class TargetLost(Exception):
     """The target was reset: nobody takes what was read. `errno`: what send(2) said."""
 
-    def __init__(self, errno: int) -> None:
-        super().__init__(errno)
-        self.errno = errno
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.errno = code
 
 
 class Carrier:
     """One for each direction."""
 
-    __slots__ = ("_buffer", "_fast", "_pending", "_pipe", "_pipes", "_streak", "held", "more", "passed")
+    __slots__ = (
+        "_buffer",
+        "_copies",
+        "_fast",
+        "_pending",
+        "_pipe",
+        "_pipes",
+        "_streak",
+        "held",
+        "more",
+        "passed",
+    )
 
     def __init__(self, engine: Engine) -> None:
         self._buffer, self._pipes = engine.buffer, engine.pipes
         self._pending = NOTHING  # held, by copying
         self._pipe: Pipe | None = None  # held, by splicing
+        self._copies = False  # for good
         self._fast = False
         self._streak = 0  # reads in a row that speak for the other way
         self.held = 0
@@ -56,7 +70,7 @@ class Carrier:
         Returns how much was read, 0 at the end. Raises TargetLost, or of the source what recv(2) does;
         BlockingIOError: there is nothing to read now.
         """
-        if self._fast and (pipe := self._pipes.borrow()):
+        if self._fast and not self._copies and (pipe := self._pipes.borrow()):
             size = self._splice(pipe, source, target)
         else:
             size = source.recv_into(self._buffer)
@@ -82,6 +96,10 @@ class Carrier:
             self._send(self._pending, target)
             self._pending = self._pending[before - self.held :]
         return before - self.held
+
+    def copy(self) -> None:
+        """Never splice: there are urgent data."""
+        self._copies = True
 
     def drop(self) -> None:
         """Nobody takes what is held."""
@@ -115,12 +133,19 @@ class Carrier:
         return size
 
     def _empty(self, pipe: Pipe, target: socket.socket) -> None:
-        try:
-            self.passed += pipe.give(target.fileno())
-        except BlockingIOError:
-            pass
-        except OSError as error:
-            raise TargetLost(error.errno or 0) from None
+        """Until EAGAIN: a splice may also end early for a signal, and then nobody would tell of more room.
+
+        Or for a reset, which it then has used up: what the next one says would be taken for a FIN before it.
+        """
+        moved = False
+        while pipe.held:
+            try:
+                self.passed += pipe.give(target.fileno())
+            except BlockingIOError:
+                break
+            except OSError as error:
+                raise TargetLost(errno.ECONNRESET if moved else error.errno or 0) from None
+            moved = True
         self.held = pipe.held
         if not self.held:
             self._pipes.give_back(pipe)

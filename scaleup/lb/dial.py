@@ -37,6 +37,7 @@ from scaleup.upstream.pool import Pool, Server
 
 log = logging.getLogger(__name__)
 
+LONGEST_SECONDS = 600.0  # the kernel gives an attempt up long before (tcp_syn_retries)
 PAUSE_SECONDS = 1.0  # HAProxy's pause before the same server is tried again
 
 
@@ -82,7 +83,11 @@ class Dialler:
         `on_failed` is told why, for the log.
         """
         dial = Dial(self, key, on_reached, on_failed)
-        dial.start()
+        try:
+            dial.start()
+        except BaseException:
+            dial.cancel()
+            raise
         return dial
 
     async def close(self) -> None:
@@ -118,6 +123,8 @@ class Dialler:
             found: Endpoint | OSError = await resolve(endpoint)
         except OSError as error:
             found = error
+        except UnicodeError as error:  # a label that no host name can have
+            found = OSError(0, str(error))
         then(found)
 
 
@@ -187,16 +194,20 @@ class Dial:
         self._dialler.acquire(server)
         self._expect(self._dialler.settings.timeout_connect)
         if self._dialler.is_named(server):
-            self._dialler.resolve(server, lambda address: self._connect(server, address))
+            attempt = self._failures
+            self._dialler.resolve(server, lambda address: self._resolved(attempt, server, address))
         else:
             self._connect(server, server.endpoint)
 
-    def _connect(self, server: Server, address: Endpoint | OSError) -> None:
-        if self._server is not server or self._socket is not None:
-            return  # the resolver was too late: the attempt is over
+    def _resolved(self, attempt: int, server: Server, address: Endpoint | OSError) -> None:
+        if self.over or attempt != self._failures or self._server is not server:
+            return  # too late: the attempt is over
         if isinstance(address, OSError):
             self._attempt_failed(address.errno or 0, address.strerror)
-            return
+        else:
+            self._connect(server, address)
+
+    def _connect(self, server: Server, address: Endpoint) -> None:
         try:
             self._socket = self._dialler.open(address)
         except OSError as error:  # no descriptor left, or --source is not ours: no server's fault
@@ -275,7 +286,7 @@ class Dial:
 
     def _expect(self, seconds: float) -> None:
         engine = self._dialler.engine
-        engine.expect(self, engine.loop.time() + seconds)
+        engine.expect(self, engine.loop.time() + min(seconds, LONGEST_SECONDS))
 
     def time_up(self) -> None:
         """Of an attempt, or of the pause after one."""

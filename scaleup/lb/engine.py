@@ -5,8 +5,9 @@ read or not to read costs no system call. The epoll's own descriptor is watched 
 events costs the loop one callback.
 
 Edge-triggered means that each change is told once. So whoever is told of bytes reads until there are no more
-(a read that did not fill the buffer, or EAGAIN), or comes back by itself; whoever has filled a socket is told
-when it takes more; and a reset is told at once, whatever is being done with the socket.
+(a read that did not fill the buffer, or EAGAIN), or comes back by itself; whoever writes until a socket is full
+(send took a part, or EAGAIN) is told when it takes more; and a reset is told at once, whatever is being done
+with the socket.
 
 The buffer. All connections read into the same memory. That is safe because each use is one synchronous step of
 one thread, recv_into – send – copy what was not taken, and no callback finds anything in it.
@@ -28,6 +29,7 @@ EVENTS_AT_ONCE = 128  # then the loop's other callbacks get their turn
 READABLE = select.EPOLLIN
 WRITABLE = select.EPOLLOUT
 ERROR = select.EPOLLERR  # a reset; reported without being asked for
+URGENT = select.EPOLLPRI
 LAST = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR | select.EPOLLPRI
 """An end, or urgent data: a read may stop short of it, so that only EAGAIN says that there is no more."""
 
@@ -67,8 +69,8 @@ class Engine:
         if watch := self._watches.get(fd):
             watch.told = told
         else:
+            self._epoll.register(fd, EVERYTHING)  # may raise; then there is no watch
             self._watches[fd] = Watch(told)
-            self._epoll.register(fd, EVERYTHING)
 
     def forget(self, fd: int) -> None:
         """Nobody is told any more. The socket must be closed next: that is how it leaves the epoll."""

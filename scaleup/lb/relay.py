@@ -59,10 +59,11 @@ from enum import Enum
 from functools import partial
 
 from scaleup.lb.carrier import Carrier, TargetLost
-from scaleup.lb.engine import ERROR, LAST, READABLE, WRITABLE, Engine
+from scaleup.lb.engine import ERROR, LAST, READABLE, URGENT, WRITABLE, Engine
 from scaleup.net.sockets import close_with_reset
 
 LINGER_SECONDS = 0.01  # first wait for an acknowledgement; then as long again as it was waited for
+LOOK_SECONDS = 60.0  # deadlines further off are looked at again: the wheel grows with how far they are
 READS_AT_ONCE = 4  # of one source, before others get their turn
 
 Flow = Enum("Flow", "FLOWING PAUSED ENDED VOID")
@@ -106,6 +107,7 @@ class _Side:
     carrier: Carrier
     flow: Flow = FLOWING
     active: float = 0.0  # when we last read from it, wrote to it, or began to wait for it
+    again: bool = False  # it will be read in the loop's next round
     last: bool = False  # an end was announced: read until it is found
     alarmed: bool = False  # it was reset; its bytes before that may still be under way
     error: int = 0  # the errno that it was lost with: it takes no more
@@ -154,10 +156,12 @@ class Relay:
         """Begin. The events are those that the engine has told of the sockets already, if it watched them."""
         client, server = self._client, self._server
         self._started = client.active = server.active = self._loop.time()
-        self._engine.expect(self, self._started + min(client.timeout, server.timeout))
+        self._expect(self._started + min(client.timeout, server.timeout))
         for (side, other), events in zip(self._ways, (client_events, server_events), strict=True):
+            if not self._open:
+                return
             self._engine.watch(side.fd, partial(self._told, side, other))
-            if events and self._open:
+            if events:
                 self._told(side, other, events)
 
     def abort(self, cause: str = "K") -> None:
@@ -172,11 +176,13 @@ class Relay:
         """Something has changed at `side`."""
         if events & LAST:
             side.last = True
+            if events & URGENT:
+                side.carrier.copy()
             if events & ERROR:
                 self._alarmed(side, other)
         if events & WRITABLE and other.flow is PAUSED:
             self._writable(other, side)
-        if events & (READABLE | LAST) and side.flow is FLOWING:
+        if events & (READABLE | LAST) and side.flow is FLOWING and not side.again:
             self._read(side, other)
 
     def _read(self, source: _Side, target: _Side) -> None:
@@ -205,9 +211,12 @@ class Relay:
         self._read_soon(source, target)
 
     def _read_soon(self, source: _Side, target: _Side) -> None:
-        self._loop.call_soon(self._read_on, source, target)
+        if not source.again:
+            source.again = True
+            self._loop.call_soon(self._read_on, source, target)
 
     def _read_on(self, source: _Side, target: _Side) -> None:
+        source.again = False
         if source.flow is FLOWING:
             self._read(source, target)
 
@@ -311,9 +320,14 @@ class Relay:
         """Wake at the next deadline. Activity does not call this: what wakes too early will see."""
         (client, server), _ = self._ways
         deadline = min(latest, self._deadline(client, server), self._deadline(server, client))
-        self._engine.expect(self, deadline)
+        self._expect(deadline)
+
+    def _expect(self, deadline: float) -> None:
+        self._engine.expect(self, min(deadline, self._loop.time() + LOOK_SECONDS))
 
     def time_up(self) -> None:
+        if not self._open:
+            return
         late, peer = min(self._ways, key=lambda way: self._deadline(*way))
         if self._deadline(late, peer) <= self._loop.time():
             self._cause = self._cause or late.letter.lower()

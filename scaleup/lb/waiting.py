@@ -68,9 +68,9 @@ class WaitingRoom:
         return ticket
 
     def leave(self, ticket: Ticket) -> None:
-        """It waits no longer; nothing is called."""
+        """It waits no longer; nothing is called from within, so that many can leave before the next one tries."""
         self._remove(ticket)
-        self.wake()
+        self._loop.call_soon(self.wake)
 
     def wake(self) -> None:
         """There may be a slot: the first of this worker's queue tries, then the next, while they get one."""

@@ -2,7 +2,8 @@
 
 Time is cut into slots of TICK_SECONDS; a slot holds what is due in it. To set, move or remove a deadline is a
 set operation, whatever the number of connections; a heap says which slot is next. So there is one timer for
-all of them, and a deadline is met at most a tick late (Varghese and Lauck, "Hashed and Hierarchical Timing
+all of them, and a deadline is met at most a tick late. An empty slot stays until its time, so deadlines should
+not be far off: whoever waits long looks again in between (Varghese and Lauck, "Hashed and Hierarchical Timing
 Wheels", 1987).
 """
 
@@ -13,6 +14,7 @@ import math
 from typing import Protocol
 
 TICK_SECONDS = 0.01
+ROUNDING = 0.001  # ticks: a clock of whole milliseconds must not miss a slot by the last bit of a float
 
 
 class Due(Protocol):
@@ -59,7 +61,8 @@ class Wheel:
     def pop(self, now: float) -> list[Due]:
         """What is due, which is then set no more."""
         expired: list[Due] = []
-        while self._order and self._order[0] * TICK_SECONDS <= now:
+        ticks = int(now / TICK_SECONDS + ROUNDING)
+        while self._order and self._order[0] <= ticks:
             slot = self._slots.pop(heapq.heappop(self._order))
             for due in slot:
                 due.slot = None

@@ -140,8 +140,8 @@ class Worker:
         self._idle.clear()
         self._counters.add(self._row, Frontend.CURRENT)
         self._counters.add(self._row, Frontend.TOTAL)
-        self._engine.watch(client.fileno(), partial(self._told_early, session))
         try:
+            self._engine.watch(client.fileno(), partial(self._told_early, session))
             key = client_key(address) if self._settings.balance == "source" else None
             dial = self._dialler.dial(key, partial(self._reached, session), partial(self._refused, session))
         except Exception:
@@ -210,7 +210,7 @@ class Worker:
         for session in sessions:
             if session.relay is not None:
                 session.relay.abort()
-            else:
+            elif session in self._sessions:
                 self._reset(session)
 
     def _make_pool(self) -> Pool:

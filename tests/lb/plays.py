@@ -91,6 +91,9 @@ class Actor:
         except BlockingIOError:
             return 0
 
+    def send_urgent(self, data: bytes) -> None:
+        assert self._sock.send(data, socket.MSG_OOB) == len(data)
+
     async def send_until_blocked(self, data: bytes) -> int:
         """Send `data` again and again; return how many bytes went before nothing went any more."""
         sent = 0
@@ -201,6 +204,7 @@ class Stage:
         relays_server, server = connected(small in ("server", "both"))
         self.client, self.server = Actor(client), Actor(server)
         self.sockets = relays_client, relays_server
+        self.descriptors = [sock.fileno() for sock in self.sockets]
         self.outcomes: list[Outcome] = []
         self._ended = asyncio.Event()
         self.relay = Relay(self.engine, relays_client, relays_server, timeouts, self._on_end)

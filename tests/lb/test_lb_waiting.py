@@ -158,6 +158,8 @@ async def test_who_leaves_lets_the_next_have_the_slot_it_was_called_for(halls: A
     await settled()
     hall.free()  # the call is on its way
     hall.rooms[0].leave(first)
+    assert hall.served == [], "not from within"
+    await hall.until_served(1)
     assert hall.served == ["b"]
     hall.rooms[0].leave(first)
     assert hall.waiting() == 0

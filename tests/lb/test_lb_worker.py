@@ -311,6 +311,23 @@ async def test_an_error_of_ours_costs_one_session_and_nothing_else(
     await one.session(backend)
 
 
+async def test_killing_those_who_wait_calls_none_of_them_to_a_slot(shop: Open, backend: Backend) -> None:
+    """The slots that the killed leave go to nobody who is killed next; no server hears of them."""
+    one = shop(backend, timeout_queue=3600.0)
+    one.worker._pool.servers[0].maxconn = 2
+    served = [await one.session(backend, one.elected) for _ in range(2)]
+    waiting = [await one.client(one.elected) for _ in range(8)]
+    while one.count(Frontend.WAITING) < 8:  # noqa: ASYNC110
+        await asyncio.sleep(0.001)
+    one.give_address_up()
+    for client in [*(client for client, _ in served), *waiting]:
+        await client.expect_rst()
+    await one.empty()
+    assert one.count(Frontend.KILLED) == 10
+    with pytest.raises(BlockingIOError):
+        backend.accept()
+
+
 # ----- the virtual address ------------------------------------------------------------------------
 
 
