@@ -32,12 +32,14 @@ programs:
 	@sh tests/install-programs.sh $(PYTHON)
 
 bench: $(VENV)/.dev
-	$(BIN)/python bench/proxy.py $(ARGS)
+	@for script in proxy idle stack scale; do \
+	  $(BIN)/python -m bench.$$script --json bench/results/$$script.json $(ARGS) || exit; done
+	$(BIN)/python -m bench.report
 
 # What is installed is locked with hashes; `make lock` renews the lock from pyproject.toml.
 lock: $(VENV)/.dev
 	$(BIN)/pip-compile -q --strip-extras --generate-hashes --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --allow-unsafe --all-build-deps \
-	  --extra test --extra dev -o requirements-dev.txt pyproject.toml
+	  --extra test --extra bench --extra dev -o requirements-dev.txt pyproject.toml
 	$(BIN)/pip-compile -q --strip-extras --generate-hashes --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --allow-unsafe --all-build-deps \
 	  -c requirements-dev.txt -o requirements.txt pyproject.toml
 

@@ -1,200 +1,265 @@
-"""How much CPU does relaying a request cost, beside HAProxy?
+"""What does relaying cost, beside HAProxy, nginx and the proxy of the asyncio tutorial?
 
-    python bench/proxy.py [--rounds 5] [--seconds 3] [--connections 64] [--json FILE]
+    python -m bench.proxy [--only requests,latency] [--against haproxy] [--json FILE] [--plot FOLDER]
+    python -m bench.proxy --target scaleup=10.0.0.11:80 --target haproxy=10.0.0.12:80 --agent 10.0.0.11:9999 …
 
-wrk asks a small server through each proxy in turn (ours, HAProxy, ours again, …), a keep-alive connection
-for each of --connections. Quoted is the CPU time of the proxy's processes (user and system) per request: on a
-shared machine it holds better than requests per second. Ours runs twice a round; the ratio of the two (A/A) is
-the noise floor: a difference within it is none.
+Quoted first is the CPU time of the proxy's processes (user and system) for a unit of work: on a shared machine
+it holds better than a rate. Ours runs twice; a difference within what those two differ by is none.
+
+On hosts of their own: start `python -m bench.server --listen HOST:PORT` as the server behind the proxy, and
+`python bench/agent.py --process scaleup=PID` beside the proxy; --target then names the proxy.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import contextlib
-import json
 import os
-import platform
-import re
-import shutil
-import signal
-import socket
-import statistics
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Iterator
-from datetime import UTC, datetime
-from pathlib import Path
+from functools import partial
 
-import psutil
-from rich.console import Console
-from rich.progress import track
-from rich.table import Table
+from bench import load
+from bench.load import Load, Outcome
+from bench.record import Case, Figures, Metric
+from bench.running import Clocks, Lab, Running, spent
+from bench.turns import (
+    Contest,
+    Turns,
+    add_generators,
+    add_peers,
+    add_targets,
+    finish,
+    new_record,
+    parser,
+    script,
+    sizes,
+)
 
-SERVER = "127.0.0.1"
-WRK_REQUESTS = re.compile(r"(\d+) requests in")
-HAPROXY = """
-global
-    nbthread 1
-    maxconn 4000
-defaults
-    mode tcp
-    timeout connect 5s
-    timeout client 50s
-    timeout server 50s
-listen bench
-    bind {listen}
-    server s1 {server} check
-"""
+WORKS = {
+    "requests": "Requests on keep-alive connections, by size of the body",
+    "concurrency": "Requests on keep-alive connections, by number of connections",
+    "connections": "New connections: one for each request",
+    "bulk": "Bulk: one stream",
+    "latency": "Latency at the same rate for all, from the intended start of a request",
+    "workers": "Requests on keep-alive connections, by number of workers",
+    "logging": "New connections, with and without a line of log for each",
+}
 
+METRICS = {
+    "cpu_us": Metric("CPU", "µs per request", "lower"),
+    "rate": Metric("requests", "per second", "higher"),
+    "cpu_us_connection": Metric("CPU", "µs per connection", "lower"),
+    "connection_rate": Metric("connections", "per second", "higher"),
+    "cpu_s_gb": Metric("CPU", "seconds per GB", "lower"),
+    "gb_s": Metric("throughput", "GB/s", "higher"),
+    "p50_us": Metric("p50", "µs", "lower"),
+    "p99_us": Metric("p99", "µs", "lower"),
+    "p999_us": Metric("p99.9", "µs", "lower"),
+}
 
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind((SERVER, 0))
-        return int(sock.getsockname()[1])
-
-
-def serve(port: int) -> None:
-    """The server behind: answers whatever comes with a fixed response. Runs in a process of its own."""
-    import uvloop
-
-    body = b"ok\n"
-    answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nContent-Type: text/plain\r\n\r\n%s" % (
-        len(body),
-        body,
-    )
-
-    class Answering(asyncio.Protocol):
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            self._transport = transport
-
-        def data_received(self, data: bytes) -> None:
-            self._transport.write(answer * data.count(b"\r\n\r\n"))
-
-    async def main() -> None:
-        server = await asyncio.get_running_loop().create_server(Answering, SERVER, port)
-        await server.serve_forever()
-
-    uvloop.run(main())
+BODIES = (0, 1, 16384)
+QUICK_BYTES = 1 << 27
 
 
-@contextlib.contextmanager
-def running(*arguments: str, port: int) -> Iterator[psutil.Process]:
-    """A process that listens on `port`, ended afterwards."""
-    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + 20
-        while True:
-            with contextlib.suppress(OSError), socket.create_connection((SERVER, port), 1):
-                break
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise SystemExit(f"did not start: {' '.join(arguments)}")
-            time.sleep(0.05)
-        yield psutil.Process(process.pid)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+def clocks(running: Running) -> Clocks:
+    """Of the proxy; empty when nobody measures it."""
+    return running.meter() if running.meter else {}
 
 
-def cpu_seconds(process: psutil.Process) -> float:
-    """User and system time of the process and its children."""
-    total = 0.0
-    for one in [process, *process.children(recursive=True)]:
-        times = one.cpu_times()
-        total += times.user + times.system
-    return total
+def cpu(outcome: Outcome[Clocks], name: str, unit: float) -> Figures:
+    """CPU time for each unit of work, in units of a second; nothing when nobody measured it."""
+    if not outcome.before:
+        return {}
+    return {name: spent(outcome.before, outcome.after) / outcome.done / unit}
 
 
-def measure(process: psutil.Process, port: int, seconds: float, connections: int) -> tuple[float, float]:
-    """CPU µs per request, and requests per second."""
-    before = cpu_seconds(process)
-    output = subprocess.run(
-        ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", f"http://{SERVER}:{port}/"],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    spent = cpu_seconds(process) - before
-    found = WRK_REQUESTS.search(output)
-    requests = int(found[1]) if found else 0
-    if not requests or "Socket errors" in output:
-        raise SystemExit(f"wrk saw errors:\n{output}")
-    return spent / requests * 1e6, requests / seconds
+def requests(lab: Lab, running: Running, turn: int, work: Load) -> Figures:
+    """One round of a closed loop on keep-alive connections."""
+    with lab.load():
+        outcome = load.requests(running.address(turn), work, partial(clocks, running))
+    return cpu(outcome, "cpu_us", 1e-6) | {"rate": outcome.done / outcome.seconds}
 
 
-def spread(values: list[float]) -> str:
-    return f"{statistics.median(values):.2f}  ({min(values):.2f}–{max(values):.2f})"
+def connections(lab: Lab, running: Running, turn: int, work: Load) -> Figures:
+    """One round with a connection for each request."""
+    with lab.load():
+        outcome = load.requests(running.address(turn), work, partial(clocks, running))
+    return cpu(outcome, "cpu_us_connection", 1e-6) | {"connection_rate": outcome.done / outcome.seconds}
+
+
+def latency(lab: Lab, running: Running, turn: int, work: Load) -> Figures:
+    """One round at a fixed rate."""
+    with lab.load():
+        outcome = load.requests(running.address(turn), work, partial(clocks, running))
+    return outcome.latencies | cpu(outcome, "cpu_us", 1e-6)
+
+
+def bulk(lab: Lab, running: Running, turn: int, direction: str, size: int) -> Figures:
+    """One stream of `size` bytes."""
+    with lab.load():
+        outcome = load.bulk(direction, running.address(turn), size, 1, partial(clocks, running))
+    return cpu(outcome, "cpu_s_gb", 1e-9) | {"gb_s": outcome.done / outcome.seconds / 1e9}
+
+
+class Proxy:
+    """The works. Those that need nothing particular of the proxies share one set of them."""
+
+    def __init__(self, turns: Turns, arguments: argparse.Namespace) -> None:
+        self._turns, self._contest, self._arguments = turns, turns.contest, arguments
+        self._clients: int = arguments.connections[len(arguments.connections) // 2]
+        self._known: dict[tuple[int, int, int], Case] = {}  # by body, connections, workers
+
+    def run(self, works: list[str]) -> None:
+        plain = {
+            "requests": self._requests,
+            "concurrency": self._concurrency,
+            "connections": self._connections,
+            "latency": self._latency,
+        }
+        if chosen := [work for work in works if work in plain]:
+            with self._turns.lab() as lab:
+                running = self._contest.start(lab, self._servers(lab))
+                for work in chosen:
+                    plain[work](lab, running)
+        if "bulk" in works:
+            self._bulk()
+        if "workers" in works:
+            self._workers()
+        if "logging" in works:
+            self._logging()
+
+    def cases(self, works: list[str]) -> int:
+        """How many cases there are in those works."""
+        counts = {
+            "requests": len(BODIES),
+            "concurrency": len(self._arguments.connections),
+            "bulk": 2,
+            "workers": len(self._arguments.workers),
+        }
+        return sum(counts.get(work, 1) for work in works)
+
+    def _requests(self, lab: Lab, running: dict[str, Running]) -> None:
+        for body in BODIES:
+            case = Case("requests", f"{body:,}-byte body", {"connections": self._clients})
+            self._busy(case, lab, running, body, self._clients)
+
+    def _concurrency(self, lab: Lab, running: dict[str, Running]) -> None:
+        for clients in self._arguments.connections:
+            case = Case("concurrency", counted(clients, "connection"), {"axis": "connections"}, x=clients)
+            self._busy(case, lab, running, 1, clients)
+
+    def _connections(self, lab: Lab, running: dict[str, Running]) -> None:
+        work = self._load(1, self._clients, close=True)
+        case = Case("connections", f"{self._clients} clients")
+        self._turns.run(case, running, partial(connections, lab, work=work))
+
+    def _latency(self, lab: Lab, running: dict[str, Running]) -> None:
+        rate = self._arguments.rate
+        work = self._load(1, self._clients, rate=rate)
+        case = Case("latency", f"{rate:,.0f} requests/s", {"connections": self._clients})
+        self._turns.run(case, running, partial(latency, lab, work=work))
+
+    def _bulk(self) -> None:
+        with self._turns.lab() as lab:
+            running = self._contest.start(lab, self._servers(lab, bulk=True))
+            size = QUICK_BYTES if self._arguments.quick else self._arguments.bytes
+            for direction in ("download", "upload"):
+                case = Case("bulk", f"{direction}, {size / 2**20:,.0f} MiB")
+                self._turns.run(case, running, partial(bulk, lab, direction=direction, size=size))
+
+    def _workers(self) -> None:
+        for workers in self._arguments.workers:
+            case = Case("workers", counted(workers, "worker"), {"axis": "workers"}, x=workers)
+            if (1, self._clients, workers) in self._known:
+                self._busy(case, None, {}, 1, self._clients, workers)
+                continue
+            with self._turns.lab(workers) as lab:
+                running = self._contest.start(lab, self._servers(lab), workers)
+                self._busy(case, lab, running, 1, self._clients, workers)
+
+    def _logging(self) -> None:
+        """HAProxy with and without: ours has no line for each connection."""
+        for haproxy in [peer for peer in self._contest.peers if peer.name == "haproxy"]:
+            with self._turns.lab() as lab:
+                servers = self._servers(lab)
+                running = {
+                    "haproxy": lab.proxy(haproxy, servers),
+                    "haproxy, logging": lab.proxy(haproxy, servers, log=True),
+                }
+                work = self._load(1, self._clients, close=True)
+                case = Case("logging", f"{self._clients} clients")
+                self._turns.run(case, running, partial(connections, lab, work=work))
+
+    def _servers(self, lab: Lab, bulk: bool = False) -> tuple[str, ...]:
+        """Behind targets that run elsewhere, the servers do too."""
+        return () if self._contest.remote else lab.server(bulk=bulk)
+
+    def _load(self, body: int, clients: int, rate: float | None = None, close: bool = False) -> Load:
+        path, generators = f"/{body}", self._arguments.generators
+        return Load(path, clients, self._turns.seconds, rate, close, generators)
+
+    def _busy(
+        self,
+        case: Case,
+        lab: Lab | None,
+        running: dict[str, Running],
+        body: int,
+        clients: int,
+        workers: int = 1,
+    ) -> None:
+        """Measured once: a case that another work has in common with this one is taken from there."""
+        if known := self._known.get((body, clients, workers)):
+            self._turns.take(case, known.rounds)
+            return
+        assert lab is not None
+        self._turns.run(case, running, partial(requests, lab, work=self._load(body, clients)))
+        self._known[body, clients, workers] = case
+
+
+def counted(count: int, what: str) -> str:
+    return f"{count:,} {what}" + ("" if count == 1 else "s")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    flags = parser("proxy", __doc__, rounds=5, seconds=2, works=WORKS)
+    add_peers(flags)
+    add_targets(flags)
+    cores = len(os.sched_getaffinity(0))
+    flags.add_argument(
+        "--connections",
+        type=sizes,
+        default=[16, 64, 512],
+        metavar="N,…",
+        help="of the work concurrency; the middle one is used elsewhere (default: 16,64,512)",
     )
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement")
-    parser.add_argument("--connections", type=int, default=64)
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures there")
-    arguments = parser.parse_args()
-    if shutil.which("wrk") is None:
-        raise SystemExit("wrk is not installed (Debian: apt-get install wrk)")
-    haproxy = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin")
-
-    ports = {"server": free_port(), "ours": free_port(), "haproxy": free_port()}
-    results: dict[str, list[tuple[float, float]]] = {"ours": [], "haproxy": [], "ours again": []}
-    with contextlib.ExitStack() as stack:
-        me = str(Path(__file__).resolve())
-        stack.enter_context(running(sys.executable, me, "serve", str(ports["server"]), port=ports["server"]))
-        server = f"{SERVER}:{ports['server']}"
-        listen = f"{SERVER}:{ports['ours']}"
-        ours = [sys.executable, "-m", "scaleup.lb", "--listen", listen, "--server", server]
-        proxies = {"ours": (stack.enter_context(running(*ours, port=ports["ours"])), ports["ours"])}
-        if haproxy:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            configuration = folder / "haproxy.cfg"
-            configuration.write_text(HAPROXY.format(listen=f"{SERVER}:{ports['haproxy']}", server=server))
-            process = running(haproxy, "-f", str(configuration), port=ports["haproxy"])
-            proxies["haproxy"] = (stack.enter_context(process), ports["haproxy"])
-        else:
-            results.pop("haproxy")
-        proxies["ours again"] = proxies["ours"]
-        for _ in track(range(arguments.rounds), "rounds", console=Console(stderr=True)):
-            for name in results:
-                process, port = proxies[name]
-                results[name].append(measure(process, port, arguments.seconds, arguments.connections))
-
-    table = Table(box=None, header_style="bold")
-    for column in ("", "CPU µs per request", "requests/s", "CPU ÷ ours"):
-        table.add_column(column)
-    base = [cpu for cpu, _ in results["ours"]]
-    for name, figures in results.items():
-        ratios = [cpu / own for (cpu, _), own in zip(figures, base, strict=True)]
-        rates = statistics.median(rate for _, rate in figures)
-        table.add_row(name, spread([cpu for cpu, _ in figures]), f"{rates:,.0f}", spread(ratios))
-    Console().print(table)
-    if arguments.json:
-        commit = subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-        ).stdout
-        record = {
-            "when": datetime.now(UTC).isoformat(timespec="seconds"),
-            "commit": commit.strip(),
-            "machine": f"{os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}",
-            "settings": {"rounds": arguments.rounds, "seconds": arguments.seconds}
-            | {"connections": arguments.connections, "workers": 1, "nbthread": 1, "body bytes": 3},
-            "cpu_us_and_requests_per_second": results,
+    flags.add_argument(
+        "--workers",
+        type=sizes,
+        default=list(range(1, cores + 1)),
+        metavar="N,…",
+        help="of the work workers (default: 1 to as many as cores)",
+    )
+    flags.add_argument(
+        "--rate", type=float, default=5000, help="requests/s of the work latency (default: 5000)"
+    )
+    flags.add_argument(
+        "--bytes", type=int, default=1 << 30, metavar="N", help="of the work bulk (default: 1 GiB)"
+    )
+    add_generators(flags)
+    arguments = flags.parse_args()
+    with script():
+        contest = Contest.of(arguments)
+        works = [work for work in arguments.only if not (contest.remote and work in ("workers", "logging"))]
+        settings = {
+            "connections": arguments.connections,
+            "rate": arguments.rate,
+            "workers": arguments.workers,
         }
-        arguments.json.write_text(json.dumps(record, indent=2) + "\n")
+        record = new_record("proxy", contest, settings, METRICS, WORKS, arguments)
+        with Turns(arguments, "proxy", contest, record) as turns:
+            proxy = Proxy(turns, arguments)
+            turns.expect(proxy.cases(works))
+            proxy.run(works)
+        finish(record, arguments)
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["serve"]:
-        serve(int(sys.argv[2]))
-    else:
-        main()
+    main()

@@ -41,6 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 MUST_BE_PURE = {
     *("scaleup.net.addresses", "scaleup.vrrp.packet", "scaleup.vrrp.auth", "scaleup.vrrp.router"),
     *("scaleup.vrrp.arrangement", "scaleup.vrrp.decisions", "scaleup.vrrp.policy", "scaleup.vrrp.routers"),
+    "scaleup.lb.wheel",
     *("scaleup.upstream.balance", "scaleup.upstream.health", "scaleup.upstream.pool"),
     *("scaleup.web.headers", "scaleup.web.targets", "scaleup.web.conditions", "scaleup.web.problems"),
     *("scaleup.app.links", "scaleup.app.address", "scaleup.app.client", "scaleup.stack.plan"),

@@ -8,8 +8,10 @@
 Reading order:
 
     settings   what can be set
-    engine     what relays share: the loop, a buffer, an alarm for errors
     relay      one connection: bytes both ways, half-closes, resets, time-outs
+    carrier    how the bytes of one direction travel: copied, or spliced through one of the `pipes`
+    engine     what connections share: an edge-triggered epoll, a buffer, a timer
+    wheel ●    the deadlines behind that timer
     waiting    the queue for a slot, when every server is at its maxconn
     dial       reaching a server: choose, connect, retry, redispatch
     accept     the listening sockets, and when connections are taken from them

@@ -26,6 +26,7 @@ class Frontend(IntEnum):
     REFUSED = 5  # no server: reset
     KILLED = 6  # closed because the virtual address left, or at the end of the drain
     PAUSES = 7  # times that reading stopped because the other side did not take the bytes
+    ABANDONED = 8  # reset by the client before a server was reached
 
 
 class ServerColumn(IntEnum):
@@ -41,6 +42,7 @@ class ServerColumn(IntEnum):
 
 
 WORD_BYTES = 8
+FRONTEND_COLUMNS, SERVER_COLUMNS = len(Frontend), len(ServerColumn)
 
 
 class Counters:
@@ -48,14 +50,14 @@ class Counters:
 
     def __init__(self, descriptor: int, rows: int, servers: int) -> None:
         self.descriptor, self.rows, self.servers = descriptor, rows, servers
-        self._width = len(Frontend) + servers * len(ServerColumn)
+        self._width = FRONTEND_COLUMNS + servers * SERVER_COLUMNS
         self._map = mmap.mmap(descriptor, rows * self._width * WORD_BYTES)
         self._words = memoryview(self._map).cast("Q")
 
     @classmethod
     def create(cls, rows: int, servers: int) -> Counters:
         descriptor = os.memfd_create("scaleup-counters", os.MFD_CLOEXEC)
-        width = len(Frontend) + servers * len(ServerColumn)
+        width = FRONTEND_COLUMNS + servers * SERVER_COLUMNS
         os.ftruncate(descriptor, rows * width * WORD_BYTES)
         return cls(descriptor, rows, servers)
 
@@ -63,7 +65,8 @@ class Counters:
         self._words[row * self._width + column] += amount
 
     def add_server(self, row: int, server: int, column: ServerColumn, amount: int = 1) -> None:
-        self._words[self._server(row, server, column)] += amount
+        word = row * self._width + FRONTEND_COLUMNS + server * SERVER_COLUMNS + column
+        self._words[word] += amount
 
     def get(self, row: int, column: Frontend) -> int:
         return self._words[row * self._width + column]
@@ -87,4 +90,4 @@ class Counters:
         os.close(self.descriptor)
 
     def _server(self, row: int, server: int, column: ServerColumn) -> int:
-        return row * self._width + len(Frontend) + server * len(ServerColumn) + column
+        return row * self._width + FRONTEND_COLUMNS + server * SERVER_COLUMNS + column

@@ -1,122 +1,304 @@
 """Reaching a server for a client: choose, connect, retry, redispatch.
 
+                       a slot                         connected
+      wait for a slot ────────▶ connect to the server ─────────▶ reached
+       │      ▲                    │          ▲
+       │      │ another server,    │ refused, │ the same server,
+       │      │ or the same is     │ late     │ if it is not full
+       ▼      │ full or down       ▼          │
+     failed   └─────────────────  retry, at once or after a pause ──▶ failed (no retries left)
+
 A failed attempt is followed by at most `retries` more. Every `redispatch`-th of them goes to another
 server at once, if there is one that was not tried; the others go to the same server, after a pause (HAProxy's:
 one second at most), in case it is only restarting. Nothing has been sent yet, so trying again is always safe.
+
+It is written with callbacks, as the relay is, because each connection passes through here: a task with its
+time-outs costs as much as the system calls (docs/benchmarks.md).
 """
 
 from __future__ import annotations
 
-import asyncio
+import errno
 import logging
+import math
+import os
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from scaleup.lb.counters import Counters, ServerColumn
+from scaleup.lb.engine import ERROR, Engine
 from scaleup.lb.settings import LbSettings
-from scaleup.lb.waiting import WaitingRoom
-from scaleup.net.sockets import connect, dialling, resolve
+from scaleup.lb.waiting import Ticket, WaitingRoom
+from scaleup.net.addresses import Endpoint
+from scaleup.net.sockets import dialling, resolve
+from scaleup.processes import Tasks
 from scaleup.upstream.pool import Pool, Server
 
 log = logging.getLogger(__name__)
 
+LONGEST_SECONDS = 600.0  # the kernel gives an attempt up long before (tcp_syn_retries)
 PAUSE_SECONDS = 1.0  # HAProxy's pause before the same server is tried again
 
 
-class NoServer(Exception):
-    """No server could be reached. `args[0]`: why, for the log."""
-
-
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Reached:
-    """A connected, non-blocking socket; `server` counts the session until `Dialler.release`."""
+    """A connected, non-blocking socket; `server` counts the session until `Dialler.release`.
+
+    The engine watches it already, and has told `events` of it: the next one must be told to somebody else.
+    """
 
     server: Server
     socket: socket.socket
+    events: int
+
+
+OnReached = Callable[[Reached], None]
+OnFailed = Callable[[str], None]
 
 
 class Dialler:
     """Dials for one worker, whose row of the counters is `row`."""
 
     def __init__(
-        self, settings: LbSettings, pool: Pool, counters: Counters, row: int, waiting: WaitingRoom
+        self,
+        settings: LbSettings,
+        pool: Pool,
+        counters: Counters,
+        row: int,
+        waiting: WaitingRoom,
+        engine: Engine,
     ) -> None:
-        self._settings, self._pool = settings, pool
-        self._counters, self._row, self._waiting = counters, row, waiting
+        self.settings, self.pool, self.waiting, self.engine = settings, pool, waiting, engine
+        self._counters, self._row = counters, row
         self._index = {id(server): index for index, server in enumerate(pool.servers)}
         self._source = str(settings.source) if settings.source else None
+        self._named = {id(server) for server in pool.servers if server.endpoint.address is None}
+        self._tasks = Tasks()
 
-    async def reach(self, key: bytes) -> Reached:
-        """Connect to the server for the client `key` (its packed address). Raises NoServer."""
-        server = await self._choose(key)
-        tried: set[str] = set()
-        for attempt in range(self._settings.retries + 1):
-            if attempt:
-                server = await self._next(server, tried, attempt, key)
-            self._acquire(server)
-            try:
-                return Reached(server, await self._connect(server))
-            except OSError as error:
-                self.release(server)
-                self.count(server, ServerColumn.CONNECT_ERRORS)
-                tried.add(server.name)
-                failure = f"{server.name}: {error.strerror or 'timed out'}"
-                log.debug("cannot connect to %s", failure)
-            except BaseException:
-                self.release(server)
-                raise
-        raise NoServer(failure)
+    def dial(self, key: bytes | None, on_reached: OnReached, on_failed: OnFailed) -> Dial:
+        """Connect to a server for the client `key` (its packed address).
+
+        One of the two is called, once and possibly from within, unless the dial is cancelled before.
+        `on_failed` is told why, for the log.
+        """
+        dial = Dial(self, key, on_reached, on_failed)
+        try:
+            dial.start()
+        except BaseException:
+            dial.cancel()
+            raise
+        return dial
+
+    async def close(self) -> None:
+        """After the last dial has ended."""
+        await self._tasks.cancel()
+
+    def acquire(self, server: Server) -> None:
+        self.pool.acquire(server)
+        self.count(server, ServerColumn.CURRENT)
+
+    def release(self, server: Server) -> None:
+        """The session with `server` has ended: its slot is free."""
+        self.pool.release(server)
+        self.count(server, ServerColumn.CURRENT, -1)
+        self.waiting.slot_freed()
 
     def count(self, server: Server, column: ServerColumn, amount: int = 1) -> None:
         self._counters.add_server(self._row, self._index[id(server)], column, amount)
 
-    def release(self, server: Server) -> None:
-        """The session with `server` has ended: its slot is free."""
-        self._pool.release(server)
-        self.count(server, ServerColumn.CURRENT, -1)
-        self._waiting.slot_freed()
+    def is_named(self, server: Server) -> bool:
+        """Its endpoint has a name, not an address."""
+        return id(server) in self._named
 
-    def _acquire(self, server: Server) -> None:
-        self._pool.acquire(server)
-        self.count(server, ServerColumn.CURRENT)
+    def resolve(self, server: Server, then: Callable[[Endpoint | OSError], None]) -> None:
+        """Call `then`, later, with the address of a server that is given by name."""
+        self._tasks.spawn(self._resolve(server.endpoint, then), name=f"resolve {server.endpoint}")
 
-    async def _choose(self, key: bytes) -> Server:
-        if not self._pool.any_up():
-            raise NoServer("no server is up")
-        server = await self._waiting.slot(lambda: self._pool.choose(key))
+    def open(self, address: Endpoint) -> socket.socket:
+        return dialling(address, self._source)
+
+    async def _resolve(self, endpoint: Endpoint, then: Callable[[Endpoint | OSError], None]) -> None:
+        try:
+            found: Endpoint | OSError = await resolve(endpoint)
+        except OSError as error:
+            found = error
+        except UnicodeError as error:  # a label that no host name can have
+            found = OSError(0, str(error))
+        then(found)
+
+
+class Dial:
+    """One client's way to a server. It waits for a slot (`_ticket`), or for an attempt to succeed within its time
+    (`_server`, and soon `_socket`), or for the end of a pause (`_again`).
+    """
+
+    __slots__ = (
+        "_again", "_dialler", "_failures", "_key", "_on_failed", "_on_reached", "_server", "_socket",
+        "_ticket", "_tried", "over", "slot",
+    )  # fmt: skip
+
+    def __init__(
+        self, dialler: Dialler, key: bytes | None, on_reached: OnReached, on_failed: OnFailed
+    ) -> None:
+        self._dialler, self._key = dialler, key
+        self._on_reached, self._on_failed = on_reached, on_failed
+        self._tried: set[str] = set()
+        self._failures = 0
+        self.over = False
+        """It was reached, has failed, or was cancelled."""
+        self._ticket: Ticket | None = None
+        self._server: Server | None = None  # an attempt is made: its slot is ours
+        self._socket: socket.socket | None = None
+        self._again: Server | None = None  # to be tried again after the pause
+        self.slot: int | None = None  # of the engine's wheel
+
+    def start(self) -> None:
+        """Choose a server: at once, if nobody waits and one is free."""
+        dialler = self._dialler
+        if dialler.waiting.empty and self._take_slot():
+            return
+        if not dialler.pool.any_up():
+            self._fail("no server is up")
+            return
+        self._ticket = dialler.waiting.enter(self._take_slot, self._no_slot)
+        if self._ticket is None:
+            self._no_slot()
+
+    def cancel(self) -> None:
+        """Leave nothing behind; nobody is called."""
+        if not self.over:
+            self.over = True
+            if self._ticket is not None:
+                self._dialler.waiting.leave(self._ticket)
+            self._end_attempt()
+
+    # ----- a slot ---------------------------------------------------------------------------------
+
+    def _take_slot(self) -> bool:
+        server = self._dialler.pool.choose(self._key)
         if server is None:
-            raise NoServer("every server is full")
-        return server
+            return False
+        self._ticket = None
+        self._attempt(server)
+        return True
 
-    async def _next(self, server: Server, tried: set[str], attempt: int, key: bytes) -> Server:
-        """Where the attempt goes after one to `server` has failed."""
-        if self._is_redispatched(attempt):
-            another = self._pool.choose(key, exclude=tried)
-            if another is not None:
-                self.count(server, ServerColumn.REDISPATCHES)
-                return another
-        self.count(server, ServerColumn.RETRIES)
-        await asyncio.sleep(min(PAUSE_SECONDS, self._settings.timeout_connect))
-        others = {other.name for other in self._pool.servers if other is not server}
-        return self._pool.choose(key, exclude=others) or await self._choose(key)
+    def _no_slot(self) -> None:
+        self._ticket = None
+        self._fail("every server is full")
 
-    def _is_redispatched(self, attempt: int) -> bool:
-        every = self._settings.redispatch
+    # ----- an attempt -----------------------------------------------------------------------------
+
+    def _attempt(self, server: Server) -> None:
+        self._server = server
+        self._dialler.acquire(server)
+        self._expect(self._dialler.settings.timeout_connect)
+        if self._dialler.is_named(server):
+            attempt = self._failures
+            self._dialler.resolve(server, lambda address: self._resolved(attempt, server, address))
+        else:
+            self._connect(server, server.endpoint)
+
+    def _resolved(self, attempt: int, server: Server, address: Endpoint | OSError) -> None:
+        if self.over or attempt != self._failures or self._server is not server:
+            return  # too late: the attempt is over
+        if isinstance(address, OSError):
+            self._attempt_failed(address.errno or 0, address.strerror)
+        else:
+            self._connect(server, address)
+
+    def _connect(self, server: Server, address: Endpoint) -> None:
+        try:
+            self._socket = self._dialler.open(address)
+        except OSError as error:  # no descriptor left, or --source is not ours: no server's fault
+            self._end_attempt()
+            self._fail(f"cannot dial: {error.strerror}")
+            return
+        code = self._socket.connect_ex((address.host, address.port))
+        if code in (0, errno.EINPROGRESS):
+            self._dialler.engine.watch(self._socket.fileno(), self._told)
+        else:
+            self._socket.close()
+            self._socket = None
+            self._attempt_failed(code)
+
+    def _told(self, events: int) -> None:
+        """It has connected, or failed to."""
+        sock, server = self._socket, self._server
+        assert sock is not None
+        assert server is not None
+        if events & ERROR and (code := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)):
+            self._attempt_failed(code)
+            return
+        self._dialler.engine.expect(self, math.inf)
+        self.over = True
+        self._on_reached(Reached(server, sock, events))
+
+    def _attempt_failed(self, code: int, reason: str | None = None) -> None:
+        server = self._server
+        assert server is not None
+        self._end_attempt()
+        self._dialler.count(server, ServerColumn.CONNECT_ERRORS)
+        self._tried.add(server.name)
+        self._failures += 1
+        failure = f"{server.name}: {reason or _REASONS.get(code) or os.strerror(code)}"
+        log.debug("cannot connect to %s", failure)
+        if self._failures > self._dialler.settings.retries:
+            self._fail(failure)
+        else:
+            self._retry(server)
+
+    def _end_attempt(self) -> None:
+        """Leave the deadline, the socket and the slot, as far as there are any."""
+        self._dialler.engine.expect(self, math.inf)
+        if self._socket is not None:
+            self._dialler.engine.forget(self._socket.fileno())
+            self._socket.close()
+            self._socket = None
+        if self._server is not None:
+            server, self._server = self._server, None
+            self._dialler.release(server)
+
+    # ----- after a failed one ---------------------------------------------------------------------
+
+    def _retry(self, server: Server) -> None:
+        dialler = self._dialler
+        if self._is_redispatched() and (another := dialler.pool.choose(self._key, exclude=self._tried)):
+            dialler.count(server, ServerColumn.REDISPATCHES)
+            self._attempt(another)
+            return
+        dialler.count(server, ServerColumn.RETRIES)
+        self._again = server
+        self._expect(min(PAUSE_SECONDS, dialler.settings.timeout_connect))
+
+    def _try_again(self, server: Server) -> None:
+        others = {other.name for other in self._dialler.pool.servers if other is not server}
+        if self._dialler.pool.choose(self._key, exclude=others):
+            self._attempt(server)
+        else:
+            self.start()
+
+    def _is_redispatched(self) -> bool:
+        every = self._dialler.settings.redispatch
         if every < 0:
-            return attempt == self._settings.retries
-        return every > 0 and attempt % every == 0
+            return self._failures == self._dialler.settings.retries
+        return every > 0 and self._failures % every == 0
 
-    async def _connect(self, server: Server) -> socket.socket:
-        """Raises OSError when the server cannot be reached, NoServer when we cannot even try."""
-        async with asyncio.timeout(self._settings.timeout_connect):
-            address = await resolve(server.endpoint)
-            try:
-                sock = dialling(address, self._source)
-            except OSError as error:  # no descriptor left, or --source is not ours: no server's fault
-                raise NoServer(f"cannot dial: {error.strerror}") from None
-            try:
-                await connect(sock, address)
-            except BaseException:
-                sock.close()
-                raise
-        return sock
+    def _expect(self, seconds: float) -> None:
+        engine = self._dialler.engine
+        engine.expect(self, engine.loop.time() + min(seconds, LONGEST_SECONDS))
+
+    def time_up(self) -> None:
+        """Of an attempt, or of the pause after one."""
+        if self._again is not None:
+            server, self._again = self._again, None
+            self._try_again(server)
+        else:
+            self._attempt_failed(errno.ETIMEDOUT)
+
+    def _fail(self, reason: str) -> None:
+        self.over = True
+        self._on_failed(reason)
+
+
+_REASONS = {errno.ETIMEDOUT: "timed out"}

@@ -19,6 +19,10 @@ _FRONTEND_COUNTERS = {
     Frontend.BYTES_IN: ("bytes_in", "Bytes from clients"),
     Frontend.BYTES_OUT: ("bytes_out", "Bytes to clients"),
     Frontend.REFUSED: ("failed_connections", "Connections reset because no server could be reached"),
+    Frontend.ABANDONED: (
+        "abandoned_connections",
+        "Connections reset by the client before a server was reached",
+    ),
     Frontend.KILLED: ("killed_sessions", "Connections reset by a fail-over or at the end of a drain"),
     Frontend.PAUSES: ("back_pressure_pauses", "Times that reading waited for the other side to read"),
 }

@@ -1,7 +1,7 @@
 """One relayed connection: bytes, ends and resets pass between two sockets as if nobody stood between.
 
 Theory of operation. A relay owns two connected, non-blocking sockets, the *client* and the *server*, and
-copies both ways. The two directions live side by side; each is named after the side that it comes from:
+passes bytes both ways. The two directions live side by side; each is named after the side that it comes from:
 
                target is full                    FLOWING  read when readable, sent on at once
       FLOWING ───────────────▶ PAUSED            PAUSED   bytes wait for the target; the source is not
@@ -10,6 +10,8 @@ copies both ways. The two directions live side by side; each is named after the 
        │                           │                      (or the source was reset)
        ├── FIN or RST read ──▶ ENDED             VOID     the target is lost: nobody takes these bytes
        └── target lost (from any state) ──▶ VOID
+
+How the bytes travel, copied or spliced, is the `carrier`'s business; nothing here depends on it.
 
 Only a FLOWING source is read, and then no byte of it waits. So a FIN is read when all before it has been
 taken, and is passed on at once: shutdown(SHUT_WR). The other direction goes on. That is all of half-close.
@@ -20,6 +22,10 @@ The connection is over when both directions are:
       ENDED          VOID              the client is lost: reset the server (or the other way round)
       VOID           VOID              both are lost: close
 
+Events come once (see `engine`). A FLOWING source is therefore read until it is empty: until a read comes short,
+or, once an end was announced, until the end itself was read. A source that begins to flow again is read at once,
+for nothing that happened meanwhile is told again.
+
 Resets. FIN says "that is all", RST says "something is missing"; neither is ever passed on as the other.
 - A reset keeps its place in the stream. What was sent before it is still delivered, and acknowledged
   (SIOCOUTQ is 0), before the other side is reset; the fin time-out bounds that. So an early error reply
@@ -27,19 +33,16 @@ Resets. FIN says "that is all", RST says "something is missing"; neither is ever
 - A FIN, then a RST: "that is all, and I take no more". The FIN is passed on, and the RST once the FIN was
   acknowledged. recv tells the two cases apart; when send is told first, its errno does: EPIPE if a FIN came
   before the RST, else ECONNRESET (Linux, tcp_reset).
-- A side that is not read has no watcher, and uvloop drops the watcher of a socket with an error in silence
-  after one callback (libuv's POLLERR), so a reset right behind some bytes would be lost. Hence the engine's
-  alarm: an epoll that reports nothing but errors, at once, whatever a side is waiting for.
+- A reset of a side that is not being read is an event all the same.
 
 Time-outs are HAProxy's. Something is *expected* of a side while we read it (to send) and while we hold bytes
 for it (to take them). Reading from it and writing to it are both its activity. Once it was sent a FIN its
 fin time-out counts instead: the client's FIN starts `server_fin`, the server's FIN `client_fin`. Activity
-only stamps the time; the connection's one timer, when it finds that it fired early, is set anew. A side for
+only stamps the time; the connection's one deadline, when it finds that it came early, is set anew. A side for
 which we hold bytes is then reset, lest it take a part for the whole; else both are closed in the ordinary
 way, because the kernel may still be delivering a complete answer to a slow reader.
 
-Memory. A connection holds at most one buffer's worth for each direction, while it is PAUSED. What is read
-passes through the engine's one buffer.
+Memory. A connection holds at most one buffer's, or one pipe's, worth for each direction, while it is PAUSED.
 """
 
 from __future__ import annotations
@@ -50,19 +53,21 @@ import math
 import socket
 import struct
 import termios
-from asyncio import TimerHandle
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 
-from scaleup.lb.engine import Engine
+from scaleup.lb.carrier import Carrier, TargetLost
+from scaleup.lb.engine import ERROR, LAST, READABLE, URGENT, WRITABLE, Engine
 from scaleup.net.sockets import close_with_reset
 
 LINGER_SECONDS = 0.01  # first wait for an acknowledgement; then as long again as it was waited for
-NOTHING = memoryview(b"")
+LOOK_SECONDS = 60.0  # deadlines further off are looked at again: the wheel grows with how far they are
+READS_AT_ONCE = 4  # of one source, before others get their turn
 
 Flow = Enum("Flow", "FLOWING PAUSED ENDED VOID")
+FLOWING, PAUSED, ENDED, VOID = Flow  # looking a member up in its class costs 3.11 as much as a call
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,16 +104,17 @@ class _Side:
     fd: int
     timeout: float
     fin_timeout: float
-    flow: Flow = Flow.FLOWING
-    pending: memoryview = NOTHING  # read from here, not yet taken by the other side
-    passed: int = 0  # bytes from here that the other side took
+    carrier: Carrier
+    flow: Flow = FLOWING
     active: float = 0.0  # when we last read from it, wrote to it, or began to wait for it
+    again: bool = False  # it will be read in the loop's next round
+    last: bool = False  # an end was announced: read until it is found
     alarmed: bool = False  # it was reset; its bytes before that may still be under way
     error: int = 0  # the errno that it was lost with: it takes no more
 
     @property
     def over(self) -> bool:
-        return self.flow is Flow.ENDED or self.flow is Flow.VOID
+        return self.flow is ENDED or self.flow is VOID
 
     def pending_error(self) -> int:
         return self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
@@ -121,7 +127,7 @@ class _Side:
 class Relay:
     """Relays between two connected non-blocking sockets; owns them from now on and closes them.
 
-    `on_end` is called once, after both were closed; possibly from within abort(), never from within start().
+    `on_end` is called once, after both were closed; possibly from within start() or abort().
     """
 
     def __init__(
@@ -133,22 +139,30 @@ class Relay:
         on_end: Callable[[Outcome], None],
     ) -> None:
         self._engine, self._loop, self._on_end = engine, engine.loop, on_end
-        self._client = _Side("C", client, client.fileno(), timeouts.client, timeouts.client_fin)
-        self._server = _Side("S", server, server.fileno(), timeouts.server, timeouts.server_fin)
+        self._client = _Side(
+            "C", client, client.fileno(), timeouts.client, timeouts.client_fin, Carrier(engine)
+        )
+        self._server = _Side(
+            "S", server, server.fileno(), timeouts.server, timeouts.server_fin, Carrier(engine)
+        )
         self._ways = (self._client, self._server), (self._server, self._client)
         self._cause = ""  # the first one; what follows from it is not a cause
         self._pauses = 0
         self._open = True
         self._started = self._loop.time()
-        self._timer: TimerHandle | None = None
+        self.slot: int | None = None  # of the engine's wheel
 
-    def start(self) -> None:
-        """Begin. What already waits to be read, on either side, is read in the loop's next round."""
-        self._started = self._client.active = self._server.active = self._loop.time()
-        for source, target in self._ways:
-            self._loop.add_reader(source.fd, self._readable, source, target)
-            self._engine.watch(source.fd, partial(self._alarmed, source, target))
-        self._arm()
+    def start(self, client_events: int = 0, server_events: int = 0) -> None:
+        """Begin. The events are those that the engine has told of the sockets already, if it watched them."""
+        client, server = self._client, self._server
+        self._started = client.active = server.active = self._loop.time()
+        self._expect(self._started + min(client.timeout, server.timeout))
+        for (side, other), events in zip(self._ways, (client_events, server_events), strict=True):
+            if not self._open:
+                return
+            self._engine.watch(side.fd, partial(self._told, side, other))
+            if events:
+                self._told(side, other, events)
 
     def abort(self, cause: str = "K") -> None:
         """Reset both sides at once. `cause`: HAProxy's letter (K killed, D server down, U backup, …)."""
@@ -156,58 +170,83 @@ class Relay:
             self._cause = self._cause or cause
             self._close(self._client, self._server)
 
-    def _readable(self, source: _Side, target: _Side) -> None:
-        try:
-            size = source.sock.recv_into(self._engine.buffer)
-        except BlockingIOError:
-            return
-        except OSError as error:
-            self._stop_reading(source, Flow.ENDED)
-            self._lost(source, target, error.errno)
-            return
-        if not size:
-            self._source_ended(source, target)
-            return
-        source.active = self._loop.time()
-        source.pending = self._engine.buffer[:size]
-        self._flush(source, target)
-        if source.pending:
-            self._pause(source, target)
-        elif source.alarmed and source.flow is Flow.FLOWING:
-            self._watch_again(source, target)
+    # ----- bytes ----------------------------------------------------------------------------------
+
+    def _told(self, side: _Side, other: _Side, events: int) -> None:
+        """Something has changed at `side`."""
+        if events & LAST:
+            side.last = True
+            if events & URGENT:
+                side.carrier.copy()
+            if events & ERROR:
+                self._alarmed(side, other)
+        if events & WRITABLE and other.flow is PAUSED:
+            self._writable(other, side)
+        if events & (READABLE | LAST) and side.flow is FLOWING and not side.again:
+            self._read(side, other)
+
+    def _read(self, source: _Side, target: _Side) -> None:
+        carrier = source.carrier
+        for _ in range(READS_AT_ONCE):
+            try:
+                size = carrier.carry(source.sock, target.sock)
+            except BlockingIOError:
+                return
+            except TargetLost as lost:
+                self._lost(target, source, lost.errno)
+                return
+            except OSError as error:
+                source.flow = ENDED
+                self._lost(source, target, error.errno)
+                return
+            if not size:
+                self._source_ended(source, target)
+                return
+            source.active = target.active = self._loop.time()
+            if carrier.held:
+                self._pause(source)
+                return
+            if not (carrier.more or source.last):
+                return
+        self._read_soon(source, target)
+
+    def _read_soon(self, source: _Side, target: _Side) -> None:
+        if not source.again:
+            source.again = True
+            self._loop.call_soon(self._read_on, source, target)
+
+    def _read_on(self, source: _Side, target: _Side) -> None:
+        source.again = False
+        if source.flow is FLOWING:
+            self._read(source, target)
 
     def _writable(self, source: _Side, target: _Side) -> None:
-        self._flush(source, target)
-        if not source.pending and source.flow is Flow.PAUSED:
-            self._loop.remove_writer(target.fd)
-            self._loop.add_reader(source.fd, self._readable, source, target)
-            source.flow = Flow.FLOWING
+        try:
+            sent = source.carrier.flush(target.sock)
+        except TargetLost as lost:
+            self._lost(target, source, lost.errno)
+            return
+        if sent:
+            target.active = self._loop.time()
+        if not source.carrier.held:
+            source.flow = FLOWING
             source.active = target.active
             self._arm()
+            self._read(source, target)
 
-    def _flush(self, source: _Side, target: _Side) -> None:
-        try:
-            sent = target.sock.send(source.pending)
-        except BlockingIOError:
-            return
-        except OSError as error:
-            self._lost(target, source, error.errno)
-            return
-        source.passed += sent
-        source.pending = source.pending[sent:]
-        target.active = self._loop.time()
-
-    def _pause(self, source: _Side, target: _Side) -> None:
-        source.pending = memoryview(bytes(source.pending))  # out of the shared buffer
-        self._stop_reading(source, Flow.PAUSED)
-        self._loop.add_writer(target.fd, self._writable, source, target)
-        target.active = source.active
+    def _pause(self, source: _Side) -> None:
+        source.flow = PAUSED
         self._pauses += 1
         self._arm()
 
+    # ----- ends -----------------------------------------------------------------------------------
+
     def _source_ended(self, source: _Side, target: _Side) -> None:
         """recv returned 0: a FIN, or the place of a reset that send was told of."""
-        self._stop_reading(source, Flow.ENDED)
+        source.flow = ENDED
+        if target.flow is ENDED and not (source.error or target.error):
+            self._close()  # which says FIN to the target, too
+            return
         if source.error in (0, errno.EPIPE) and not target.error:
             target.active = self._loop.time()
             try:
@@ -218,40 +257,26 @@ class Relay:
         self._settle()
 
     def _alarmed(self, side: _Side, other: _Side) -> None:
-        if not self._open:
-            return
+        """`side` was reset. If it is FLOWING, recv will find the place of the reset."""
         side.alarmed = True
         self._cause = self._cause or side.letter
-        if side.flow is Flow.FLOWING:
-            self._watch_again(side, other)  # recv will find the place of the reset
-        elif side.flow is Flow.PAUSED:
+        if side.flow is PAUSED:
             other.active = self._loop.time()  # it has its fin time-out to take the rest; then recv will
             self._arm()
-        elif code := side.pending_error():
+        elif side.over and (code := side.pending_error()):
             self._lost(side, other, code)
 
     def _lost(self, side: _Side, other: _Side, code: int | None) -> None:
         """`side` was reset and takes no more. What it sent before is still read: its own direction goes on."""
-        side.alarmed = True
+        side.last = side.alarmed = True
         side.error = code or errno.ECONNRESET
         self._cause = self._cause or side.letter
-        if other.flow is Flow.PAUSED:
-            self._loop.remove_writer(side.fd)
-        self._stop_reading(other, Flow.VOID)
-        other.pending = NOTHING
+        other.flow = VOID
+        other.carrier.drop()
         other.active = self._loop.time()
-        if side.flow is Flow.FLOWING:
-            self._watch_again(side, other)
+        if side.flow is FLOWING:
+            self._read_soon(side, other)
         self._settle()
-
-    def _stop_reading(self, source: _Side, becomes: Flow) -> None:
-        if source.flow is Flow.FLOWING:
-            self._loop.remove_reader(source.fd)
-        source.flow = becomes
-
-    def _watch_again(self, source: _Side, target: _Side) -> None:
-        self._loop.remove_reader(source.fd)
-        self._loop.add_reader(source.fd, self._readable, source, target)
 
     def _settle(self) -> None:
         """Close, if both directions are over and nothing is on its way to a side that must be reset."""
@@ -267,46 +292,45 @@ class Relay:
             self._close(survivor)
 
     def _close(self, *reset: _Side) -> None:
-        """Close both, with a RST those named. Watchers go first, for the fds may be reused at once."""
+        """Close both, with a RST those named."""
         self._open = False
-        if self._timer:
-            self._timer.cancel()
-        for side, other in self._ways:
-            if side.flow is Flow.FLOWING:
-                self._loop.remove_reader(side.fd)
-            if other.flow is Flow.PAUSED:
-                self._loop.remove_writer(side.fd)
+        self._engine.expect(self, math.inf)
+        for side, _ in self._ways:
+            side.carrier.drop()
             self._engine.forget(side.fd)
             if side in reset:
                 close_with_reset(side.sock)
             else:
                 side.sock.close()
-        self._client.flow = self._server.flow = Flow.ENDED
+        self._client.flow = self._server.flow = ENDED
         state = self._cause + "D" if self._cause else "--"
         duration = self._loop.time() - self._started
-        self._on_end(Outcome(state, self._client.passed, self._server.passed, duration, self._pauses))
+        self._on_end(
+            Outcome(state, self._client.carrier.passed, self._server.carrier.passed, duration, self._pauses)
+        )
 
     def _deadline(self, side: _Side, other: _Side) -> float:
         """When `side` will have been inactive for too long; infinite while nothing is expected of it."""
-        lingers = side.flow is Flow.VOID and other.flow is Flow.ENDED  # it has yet to acknowledge
-        if side.flow is Flow.FLOWING or other.flow is Flow.PAUSED or lingers:
+        lingers = side.flow is VOID and other.flow is ENDED  # it has yet to acknowledge
+        if side.flow is FLOWING or other.flow is PAUSED or lingers:
             return side.active + (side.fin_timeout if other.over or other.alarmed else side.timeout)
         return math.inf
 
     def _arm(self, latest: float = math.inf) -> None:
-        """Have the timer fire by the next deadline. One that fires earlier may stay: it will see."""
-        when = min(latest, *(self._deadline(side, other) for side, other in self._ways))
-        if self._timer and when < self._timer.when():
-            self._timer.cancel()
-            self._timer = None
-        if not self._timer:
-            self._timer = self._loop.call_at(when, self._time_up)
+        """Wake at the next deadline. Activity does not call this: what wakes too early will see."""
+        (client, server), _ = self._ways
+        deadline = min(latest, self._deadline(client, server), self._deadline(server, client))
+        self._expect(deadline)
 
-    def _time_up(self) -> None:
-        self._timer = None
+    def _expect(self, deadline: float) -> None:
+        self._engine.expect(self, min(deadline, self._loop.time() + LOOK_SECONDS))
+
+    def time_up(self) -> None:
+        if not self._open:
+            return
         late, peer = min(self._ways, key=lambda way: self._deadline(*way))
         if self._deadline(late, peer) <= self._loop.time():
             self._cause = self._cause or late.letter.lower()
-            self._close(*(side for side, other in self._ways if other.pending or side.flow is Flow.VOID))
+            self._close(*(side for side, other in self._ways if other.carrier.held or side.flow is VOID))
         else:
             self._settle()

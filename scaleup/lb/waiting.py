@@ -1,12 +1,12 @@
 """The queue for a slot: connections that wait because every server is at its maxconn.
 
-First come, first served: only the first of the queue asks for a slot, and when it leaves, however it
-leaves, the next one asks. So one wake-up is enough for any number of slots, and nobody who comes later
-takes a slot from those who wait.
+First come, first served: only the first of the queue tries to take a slot, and when it leaves, however it
+leaves, the next one does. So one wake-up is enough for any number of slots, and nobody who comes later takes
+a slot from those who wait.
 
 A slot may be freed by this worker or by another one. So each worker has an eventfd, all workers hold all
 of them, and whoever frees a slot wakes the queue of one worker, in turn, among those whose row of the
-counters says that somebody waits there. The first of a queue asks once more after it has said so, because
+counters says that somebody waits there. The first of a queue tries once more after it has said so, because
 the last slot may have been freed in between; what still slips through waits RECHECK_SECONDS.
 """
 
@@ -14,15 +14,21 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TypeVar
 
 from scaleup.lb.counters import Counters, Frontend
 
-T = TypeVar("T")
-
 RECHECK_SECONDS = 0.5
+
+
+class Ticket:
+    """A place in the queue."""
+
+    __slots__ = ("give_up", "take", "timer")
+
+    def __init__(self, take: Callable[[], bool], give_up: Callable[[], None]) -> None:
+        self.take, self.give_up = take, give_up
+        self.timer: asyncio.TimerHandle | None = None
 
 
 class WaitingRoom:
@@ -33,39 +39,52 @@ class WaitingRoom:
     ) -> None:
         self._counters, self._row, self._wakers = counters, row, tuple(wakers)
         self._limit, self._timeout = limit, timeout
-        self._queue: deque[asyncio.Event] = deque()
+        self._queue: dict[Ticket, None] = {}  # in the order of coming; any may leave
+        self._serving = False
+        self._recheck: asyncio.TimerHandle | None = None
         self._last_woken = row
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._wakers[row], self._woken)
 
-    async def slot(self, ask: Callable[[], T | None]) -> T | None:
-        """What `ask()` gives, at once or after waiting. None when the queue is full or the time is up."""
-        if not self._queue and (answer := ask()) is not None:
-            return answer
+    @property
+    def empty(self) -> bool:
+        """Nobody waits: who comes may take a slot at once."""
+        return not self._queue
+
+    def enter(self, take: Callable[[], bool], give_up: Callable[[], None]) -> Ticket | None:
+        """Wait. `take()` is called when there may be a slot: True when it took one, which ends the wait.
+
+        `give_up()` is called when the time is up. Neither is called from within. None: the queue is full.
+        """
         if len(self._queue) >= self._limit:
             return None
-        turn = asyncio.Event()
-        self._queue.append(turn)
+        ticket = Ticket(take, give_up)
+        ticket.timer = self._loop.call_later(self._timeout, self._expired, ticket)
+        self._queue[ticket] = None
         self._counters.add(self._row, Frontend.WAITING)
-        try:
-            async with asyncio.timeout(self._timeout):
-                while self._queue[0] is not turn or (answer := ask()) is None:
-                    await self._sleep(turn)
-            return answer
-        except TimeoutError:
-            return None
-        finally:
-            self._queue.remove(turn)
-            self._counters.add(self._row, Frontend.WAITING, -1)
-            self.wake()
+        self._loop.call_soon(self.wake)
+        if self._recheck is None:
+            self._recheck = self._loop.call_later(RECHECK_SECONDS, self._check_again)
+        return ticket
+
+    def leave(self, ticket: Ticket) -> None:
+        """It waits no longer; nothing is called from within, so that many can leave before the next one tries."""
+        self._remove(ticket)
+        self._loop.call_soon(self.wake)
 
     def wake(self) -> None:
-        """There may be a slot: the first of this worker's queue asks."""
-        if self._queue:
-            self._queue[0].set()
+        """There may be a slot: the first of this worker's queue tries, then the next, while they get one."""
+        if self._serving:  # one that took a slot gave it back at once: the loop below sees it
+            return
+        self._serving = True
+        try:
+            while (ticket := next(iter(self._queue), None)) and ticket.take():
+                self._remove(ticket)
+        finally:
+            self._serving = False
 
     def slot_freed(self) -> None:
-        """A session of this worker has ended: the queue of one worker, each in turn, may ask."""
+        """A session of this worker has ended: the queue of one worker, each in turn, may try."""
         rows = len(self._wakers)
         for step in range(1, rows + 1):
             row = (self._last_woken + step) % rows
@@ -75,17 +94,29 @@ class WaitingRoom:
                 return
 
     def close(self) -> None:
+        for ticket in list(self._queue):
+            self._remove(ticket)
+        if self._recheck is not None:
+            self._recheck.cancel()
         self._loop.remove_reader(self._wakers[self._row])
         for waker in self._wakers:
             os.close(waker)
 
-    async def _sleep(self, turn: asyncio.Event) -> None:
-        recheck = self._loop.call_later(RECHECK_SECONDS, turn.set)
-        try:
-            await turn.wait()
-        finally:
-            recheck.cancel()
-        turn.clear()
+    def _remove(self, ticket: Ticket) -> None:
+        if ticket in self._queue:
+            del self._queue[ticket]
+            self._counters.add(self._row, Frontend.WAITING, -1)
+            assert ticket.timer is not None
+            ticket.timer.cancel()
+
+    def _expired(self, ticket: Ticket) -> None:
+        self._remove(ticket)
+        ticket.give_up()
+        self.wake()
+
+    def _check_again(self) -> None:
+        self._recheck = self._loop.call_later(RECHECK_SECONDS, self._check_again) if self._queue else None
+        self.wake()
 
     def _woken(self) -> None:
         os.eventfd_read(self._wakers[self._row])

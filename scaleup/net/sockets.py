@@ -17,6 +17,8 @@ IP_RECVTTL = 12
 IP_BIND_ADDRESS_NO_PORT = 24
 IPV6_FREEBIND = 78
 
+NONBLOCKING_STREAM = int(socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+
 BACKLOG = 4096
 """Connections that the kernel keeps for us; it takes net.core.somaxconn when that is less."""
 
@@ -106,7 +108,7 @@ def dialling(endpoint: Endpoint, source: str | None = None) -> socket.socket:
     IP_BIND_ADDRESS_NO_PORT leaves the port to connect(), which may then use one port for several
     destinations; bound at once, 28,000 connections would be all, whatever their destinations.
     """
-    sock = socket.socket(family_of(endpoint), socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    sock = socket.socket(family_of(endpoint), NONBLOCKING_STREAM)
     try:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if source is not None:

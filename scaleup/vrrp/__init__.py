@@ -22,8 +22,13 @@ Reading order:
     daemon       the shell: one socket, one timer, the router between them; timer, lateness ●, scheduling
     assembly     all parts, put together as the settings say
     attached     the daemon as the child of a load balancer, and its guardian
+    policy ●     all that the RFC leaves to the operator: tracking, sync groups, delays, faults; arrangement ●,
+                 decisions ●, and routers ●, which carries them out on the routers of a node
+    tracking     the checks that a policy follows; scripts, notify, events, and helper, the process they run in
     metrics      what Prometheus sees of an election; state, what keepalived's readers see
     settings, __main__
+
+The simulator runs the policy; the daemon does not yet: it has one router, whose priority stays as configured.
 
 Invariants: the router never reads a clock; one timer is armed at a time; whatever ends this process or
 its parent, the virtual address is given up, and the others are told when there is time to.

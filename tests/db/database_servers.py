@@ -9,8 +9,10 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO
 
 import psutil
@@ -44,6 +46,7 @@ class DatabaseServer:
         pid = self.server_pid()
         os.kill(pid, signal.SIGSTOP)
         try:
+            wait_until_stopped(pid)
             yield
         finally:
             os.kill(pid, signal.SIGCONT)
@@ -87,6 +90,19 @@ class DatabaseServer:
             self.log.close()
         assert "Traceback" not in said, said
         return code
+
+
+def wait_until_stopped(pid: int) -> None:
+    """A signal stops the threads of a process one after the other, while the rest goes on answering."""
+    deadline = time.monotonic() + 10
+    while any(state != "T" for state in thread_states(pid)):
+        assert time.monotonic() < deadline, f"process {pid} does not stop"
+
+
+def thread_states(pid: int) -> list[str]:
+    """proc(5): R running, S sleeping, T stopped, …"""
+    stats = [(task / "stat").read_text() for task in Path(f"/proc/{pid}/task").iterdir()]
+    return [stat.rpartition(")")[2].split()[0] for stat in stats]
 
 
 def free_port() -> int:

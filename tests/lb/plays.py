@@ -7,9 +7,10 @@
         ...
         assert (await stage.end()).state == "cD"
 
-A play has two actors with real loopback sockets, the client and the server; the relay stands between them. It is
-played on each event loop. When the curtain falls, nothing may be left: no byte that an actor did not expect, no
-task, no error in the loop (and no descriptor: tests/conftest.py); and the relay has said once how it ended.
+A play has two actors with real loopback sockets, the client and the server; the relay stands between them. It
+is played on each event loop, and on each path that bytes can take. When the curtain falls, nothing may be left:
+no byte that an actor did not expect, no task, no error in the loop (and no descriptor: tests/conftest.py); and
+the relay has said once how it ended.
 
 To wait for a peer is to wait for an event; every play as a whole is bounded by `PLAY_SECONDS`.
 """
@@ -17,18 +18,21 @@ To wait for a peer is to wait for an event; every play as a whole is bounded by 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import functools
 import socket
 import struct
 import termios
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
 import uvloop
 
+from scaleup.lb import carrier
 from scaleup.lb.engine import Engine
+from scaleup.lb.pipes import Pipes
 from scaleup.lb.relay import Outcome, Relay, Timeouts
 
 PLAY_SECONDS = 20
@@ -37,6 +41,7 @@ CHUNK_BYTES = 256 * 1024
 
 uvloop.new_event_loop().close()  # the first one opens a pipe that libuv keeps for the life of the process
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+SETTINGS = [("asyncio", "copied"), ("uvloop", "copied"), ("uvloop", "spliced")]
 FIN, RST = "FIN", "RST"
 
 
@@ -85,6 +90,9 @@ class Actor:
             return self._sock.send(data)
         except BlockingIOError:
             return 0
+
+    def send_urgent(self, data: bytes) -> None:
+        assert self._sock.send(data, socket.MSG_OOB) == len(data)
 
     async def send_until_blocked(self, data: bytes) -> int:
         """Send `data` again and again; return how many bytes went before nothing went any more."""
@@ -191,11 +199,12 @@ class Stage:
     """One relay with its two actors."""
 
     def __init__(self, timeouts: Timeouts, *, small: str) -> None:
-        self.engine = Engine(asyncio.get_running_loop())
+        self.engine = Engine(asyncio.get_running_loop(), Pipes(2))
         client, relays_client = connected(small in ("client", "both"))
         relays_server, server = connected(small in ("server", "both"))
         self.client, self.server = Actor(client), Actor(server)
         self.sockets = relays_client, relays_server
+        self.descriptors = [sock.fileno() for sock in self.sockets]
         self.outcomes: list[Outcome] = []
         self._ended = asyncio.Event()
         self.relay = Relay(self.engine, relays_client, relays_server, timeouts, self._on_end)
@@ -232,8 +241,22 @@ class Stage:
 Script = Callable[..., Awaitable[None]]
 
 
-def perform(script: Script, loop: str, *, small: str = "", started: bool = True, **seconds: float) -> None:
-    """Play `script(stage)` on the event loop named, then look for what it left behind."""
+@contextlib.contextmanager
+def path(name: str) -> Iterator[None]:
+    """ "spliced": a direction is, from its second read on, however slow."""
+    before = carrier.FAST_BYTES, carrier.FAST_READS
+    if name == "spliced":
+        carrier.FAST_BYTES = carrier.FAST_READS = 1
+    try:
+        yield
+    finally:
+        carrier.FAST_BYTES, carrier.FAST_READS = before
+
+
+def perform(
+    script: Script, loop: str, way: str = "copied", *, small: str = "", started: bool = True, **seconds: float
+) -> None:
+    """Play `script(stage)` on the event loop and the path named, then look for what it left behind."""
     timeouts = Timeouts(**{"client": 10.0, "server": 10.0, "client_fin": 10.0, "server_fin": 10.0, **seconds})
     errors: list[dict[str, Any]] = []
 
@@ -253,24 +276,24 @@ def perform(script: Script, loop: str, *, small: str = "", started: bool = True,
             stage.engine.close()
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
-    with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
+    with path(way), asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
         runner.run(scene())
     assert not errors
 
 
 def play(
     *, small: str = "", started: bool = True, **seconds: float
-) -> Callable[[Script], Callable[[str], None]]:
-    """Make a test of a script: it is played on each event loop.
+) -> Callable[[Script], Callable[[str, str], None]]:
+    """Make a test of a script: it is played on each event loop and each path.
 
     `small`: the side whose kernel buffers are small, or "both". `started=False`: the script calls
     `stage.relay.start()`. `seconds`: time-outs.
     """
 
-    def decorate(script: Script) -> Callable[[str], None]:
-        @pytest.mark.parametrize("loop", LOOPS)
-        def test(loop: str) -> None:
-            perform(script, loop, small=small, started=started, **seconds)
+    def decorate(script: Script) -> Callable[[str, str], None]:
+        @pytest.mark.parametrize(("loop", "way"), SETTINGS)
+        def test(loop: str, way: str) -> None:
+            perform(script, loop, way, small=small, started=started, **seconds)
 
         functools.update_wrapper(test, script)
         del test.__wrapped__  # pytest would look at the script's signature

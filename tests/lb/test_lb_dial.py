@@ -14,14 +14,20 @@ from servers import Backend
 
 from scaleup.lb import dial
 from scaleup.lb.counters import Counters, ServerColumn
-from scaleup.lb.dial import Dialler, NoServer, Reached
+from scaleup.lb.dial import Dial, Dialler, Reached
+from scaleup.lb.engine import Engine
 from scaleup.lb.settings import LbSettings
 from scaleup.lb.waiting import WaitingRoom
+from scaleup.net.addresses import Endpoint
 from scaleup.upstream.balance import algorithm
 from scaleup.upstream.pool import Pool, Server
 
 KEY = b"\x7f\0\0\1"
 PATIENCE_SECONDS = 5.0
+
+
+class NoServer(Exception):
+    """`args[0]`: what the dialler was told."""
 
 
 class Desk:
@@ -40,7 +46,8 @@ class Desk:
             self.settings.timeout_queue,
         )
         self.pool = Pool(self.servers, algorithm("roundrobin", lambda n: 0), self.sessions)
-        self.dialler = Dialler(self.settings, self.pool, self.counters, 0, self.waiting)
+        self.engine = Engine(asyncio.get_running_loop())
+        self.dialler = Dialler(self.settings, self.pool, self.counters, 0, self.waiting, self.engine)
 
     def sessions(self, server: Server) -> int:
         return self.count(ServerColumn.CURRENT)[self.servers.index(server)]
@@ -49,9 +56,19 @@ class Desk:
         """Of each server."""
         return [self.counters.total_server(number, column) for number in range(len(self.servers))]
 
+    def dial(self) -> tuple[Dial, asyncio.Future[Reached]]:
+        """The future's error is NoServer."""
+        outcome: asyncio.Future[Reached] = asyncio.get_running_loop().create_future()
+
+        def reached(it: Reached) -> None:
+            self.engine.watch(it.socket.fileno(), lambda events: None)
+            outcome.set_result(it)
+
+        return self.dialler.dial(KEY, reached, lambda why: outcome.set_exception(NoServer(why))), outcome
+
     async def reach(self) -> Reached:
         async with asyncio.timeout(PATIENCE_SECONDS):
-            return await self.dialler.reach(KEY)
+            return await self.dial()[1]
 
     async def name(self) -> str:
         """Of the server reached; hangs up."""
@@ -65,6 +82,7 @@ class Desk:
         return str(caught.value)
 
     def hang_up(self, reached: Reached) -> None:
+        self.engine.forget(reached.socket.fileno())
         reached.socket.close()
         self.dialler.release(reached.server)
 
@@ -72,6 +90,7 @@ class Desk:
         assert self.count(ServerColumn.CURRENT) == [0] * len(self.servers)
         assert [server.sessions for server in self.servers] == [0] * len(self.servers)
         self.waiting.close()
+        self.engine.close()
         self.counters.close()
 
 
@@ -270,6 +289,28 @@ async def test_with_many_clients_maxconn_holds_and_all_are_served(
     assert most == 2
 
 
+async def test_an_answer_of_the_resolver_that_comes_too_late_is_no_answer_to_the_next_attempt(
+    desks: Any, backends: list[Backend], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first question is answered, with an error, while the second attempt waits for its own answer."""
+    asked: list[asyncio.Future[Endpoint]] = []
+
+    async def slow(_: Endpoint) -> Endpoint:
+        asked.append(asyncio.get_running_loop().create_future())
+        return await asked[-1]
+
+    monkeypatch.setattr(dial, "resolve", slow)
+    monkeypatch.setattr(dial, "PAUSE_SECONDS", 0.001)
+    desk = desks(f"some.name.example:{backends[0].listen().port}", timeout_connect=0.1, retries=1)
+    _, outcome = desk.dial()
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while len(asked) < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        asked[0].set_exception(socket.gaierror("too late"))
+        asked[1].set_result(Endpoint(backends[0].host, backends[0].port))
+        desk.hang_up(await outcome)
+
+
 # ----- what is left behind ------------------------------------------------------------------------
 
 
@@ -284,11 +325,16 @@ async def test_cancelling_leaves_nothing_behind(desks: Any, backends: list[Backe
         case _:
             desk = desks(backends[0].listen().address + ",maxconn=1")
             held = await desk.reach()
-    async with asyncio.TaskGroup() as tasks:
-        dialling = tasks.create_task(desk.dialler.reach(KEY))
-        await asyncio.sleep(0.01)
-        dialling.cancel()
-    assert dialling.cancelled()
+    dial, outcome = desk.dial()
+    if where == "pausing":
+        while desk.count(ServerColumn.RETRIES) == [0]:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    assert not outcome.done()
+    dial.cancel()
+    dial.cancel()
+    assert desk.waiting.empty
+    assert desk.count(ServerColumn.CURRENT) == [int(held is not None)]
+    assert not outcome.done()
     if held is not None:
         desk.hang_up(held)
 

@@ -59,6 +59,7 @@ def test_the_counters_of_all_workers_under_haproxys_names(counters: Counters) ->
         "failed_connections_total": Frontend.REFUSED,
         "killed_sessions_total": Frontend.KILLED,
         "back_pressure_pauses_total": Frontend.PAUSES,
+        "abandoned_connections_total": Frontend.ABANDONED,
     }
     assert set(frontend.values()) == set(Frontend)
     for name, column in frontend.items():

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import random
+import signal
 import socket
+import threading
 
 from plays import CHUNK_BYTES, FIN, Actor, Stage, connected, play
 
-from scaleup.lb.engine import BUFFER_BYTES
+from scaleup.lb.engine import BUFFER_BYTES, URGENT
 from scaleup.lb.relay import Outcome, Relay, Timeouts
 
 
@@ -158,7 +161,7 @@ async def _stall_and_resume(stage: Stage, sender: Actor, reader: Actor) -> None:
     data = random.Random(3).randbytes(1_000_003)
     sent = await sender.send_until_blocked(data)
     assert 0 < sent <= limit
-    waiting = [len(side.pending) for side in (stage.relay._client, stage.relay._server)]
+    waiting = [side.carrier.held for side in (stage.relay._client, stage.relay._server)]
     assert 0 < sum(waiting) <= BUFFER_BYTES
     sender.fin()
     received, end = await reader.receive_all()
@@ -240,3 +243,56 @@ async def test_descriptors_reused_in_the_same_round(stage: Stage) -> None:
     assert [outcome.bytes_in for outcome in outcomes] == list(range(1, 51))
     assert len(used) < 20, "descriptors were indeed reused"
     stage.relay.abort()
+
+
+@play()
+async def test_urgent_data_in_a_fast_stream_do_not_hold_up_what_is_behind_them(stage: Stage) -> None:
+    """A splice stops at them and says EAGAIN; only recv steps over them."""
+    for _ in range(4):
+        await stage.client.send(b"x" * 1000)
+        await stage.server.expect(b"x" * 1000)
+    stage.client.send_urgent(b"!")
+    await stage.client.send(b"behind")
+    await stage.server.expect(b"behind")
+    stage.client.fin()
+    await stage.server.expect_fin()
+    stage.server.fin()
+    await stage.client.expect_fin()
+
+
+@play(small="both")
+async def test_a_signal_in_the_middle_of_a_stream_does_not_stall_it(stage: Stage) -> None:
+    """A splice ends early for a signal; a target that took a part is not full for that reason."""
+    payload = random.Random(1).randbytes(8 * 1024 * 1024)
+    signal.signal(signal.SIGUSR1, lambda number, frame: None)
+    hits = threading.Event()
+
+    def disturb() -> None:
+        while not hits.wait(0.002):
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    thread = threading.Thread(target=disturb)
+    thread.start()
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(stage.client.send(payload))
+            await stage.server.expect(payload)
+    finally:
+        hits.set()
+        thread.join()
+        signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+    stage.client.fin()
+    await stage.server.expect_fin()
+    stage.server.fin()
+    await stage.client.expect_fin()
+
+
+@play(started=False)
+async def test_a_client_that_was_reset_before_the_start_closes_both(stage: Stage) -> None:
+    """What it was told of was urgent data; the reset came meanwhile."""
+    stage.client.send_urgent(b"!")
+    stage.client.rst()
+    stage.relay.start(client_events=URGENT)
+    assert (await stage.end()).state == "CD"
+    await stage.server.expect_rst()
+    assert all(fd not in stage.engine._watches for fd in stage.descriptors), "a number may be used again"

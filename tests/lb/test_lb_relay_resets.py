@@ -164,12 +164,12 @@ async def test_both_reset_at_once_after_a_half_close(stage: Stage) -> None:
 
 @play()
 async def test_the_clients_fin_and_the_servers_reset_at_once(stage: Stage) -> None:
-    """The FIN cannot be passed on to a server that has said its own and is gone."""
+    """Both have said all that they had to say. Whichever is seen first ends the connection."""
     stage.server.fin()
     await stage.client.expect_fin()
     stage.client.fin()
     stage.server.rst()
-    assert (await stage.end()).state == "SD"
+    assert (await stage.end()).state in ("--", "SD")
 
 
 @play()

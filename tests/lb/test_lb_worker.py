@@ -98,12 +98,14 @@ class Shop:
     async def client(self, where: Endpoint | None = None) -> Actor:
         """Connected to the plain address, or `where`."""
         sock = socket.socket()
-        sock.setblocking(False)
         actor = Actor(sock)
         self._actors.append(actor)
         endpoint = where or self.plain
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            await asyncio.get_running_loop().sock_connect(sock, (endpoint.host, endpoint.port))
+        sock.settimeout(PATIENCE_SECONDS)
+        sock.connect(
+            (endpoint.host, endpoint.port)
+        )  # by the kernel alone: a worker that refuses, does so later
+        sock.setblocking(False)
         return actor
 
     async def served(self, backend: Backend) -> Actor:
@@ -301,12 +303,29 @@ async def test_an_error_of_ours_costs_one_session_and_nothing_else(
     shop: Open, backend: Backend, caplog: pytest.LogCaptureFixture
 ) -> None:
     one = shop(backend)
-    dialler, one.worker._dialler = one.worker._dialler, cast(Any, None)
+    pool, one.worker._dialler.pool = one.worker._dialler.pool, cast(Any, None)
     await (await one.client()).expect_rst()
     await one.empty()
-    assert "task session failed" in caplog.text
-    one.worker._dialler = dialler
+    assert "an error of ours" in caplog.text
+    one.worker._dialler.pool = pool
     await one.session(backend)
+
+
+async def test_killing_those_who_wait_calls_none_of_them_to_a_slot(shop: Open, backend: Backend) -> None:
+    """The slots that the killed leave go to nobody who is killed next; no server hears of them."""
+    one = shop(backend, timeout_queue=3600.0)
+    one.worker._pool.servers[0].maxconn = 2
+    served = [await one.session(backend, one.elected) for _ in range(2)]
+    waiting = [await one.client(one.elected) for _ in range(8)]
+    while one.count(Frontend.WAITING) < 8:  # noqa: ASYNC110
+        await asyncio.sleep(0.001)
+    one.give_address_up()
+    for client in [*(client for client, _ in served), *waiting]:
+        await client.expect_rst()
+    await one.empty()
+    assert one.count(Frontend.KILLED) == 10
+    with pytest.raises(BlockingIOError):
+        backend.accept()
 
 
 # ----- the virtual address ------------------------------------------------------------------------

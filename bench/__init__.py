@@ -1,0 +1,28 @@
+"""The benchmarks: one script per question, each with `--help`, `--quick`, `--json FILE` and `--plot FOLDER`.
+
+    python -m bench.proxy     what does relaying cost, beside HAProxy, nginx and an asyncio tutorial's proxy?
+    python -m bench.idle      how much memory does a connection take that does nothing?
+    python -m bench.stack     what does the whole stack carry, and which tier spends the CPU time?
+    python -m bench.scale     how does the cost grow with servers, connections and workers?
+    python -m bench.report    docs/benchmarks.md from bench/results/*.json: no figure there is typed
+
+The method is the same for all. The peers take turns within a round, in reverse order every other round (A B A',
+A' B A), so that what drifts on the machine meets all of them. Ours runs twice, as two instances: the ratio of
+the two (A/A) is the noise floor, and a difference within it is none. Every ratio is taken round by round, then
+the median of the ratios is quoted with the least and the greatest.
+
+What is shared, in the order in which to read it:
+
+    record        ● what was measured: cases, rounds, ratios, JSON
+    agent         CPU time of processes, in nanoseconds; also a program of its own for a remote host
+    peers         ● how each proxy is configured, at its best
+    running       starting them and the servers behind them; stopping all of it
+    generator     requests in a closed loop or at a fixed rate
+    transfer      bulk, each way
+    load          running those two as processes
+    server        what stands behind the proxies when it is not nginx
+    streams       the asyncio tutorial's proxy, a peer
+    turns         interleaving, and the flags that the scripts have in common
+    machine       what it ran on
+    render, plot  the tables and the pictures
+"""

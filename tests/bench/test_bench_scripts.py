@@ -1,0 +1,195 @@
+"""Every script, from its command line, with real proxies: short runs, whose figures nobody reads."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bench.record import Record
+from bench.running import accepts, free_port
+
+ROOT = Path(__file__).parents[2]
+GONE_SECONDS = 10.0
+SHORT = ("--quick", "--seconds", "0.05", "--against", "streams")
+
+
+@pytest.fixture
+def room() -> Iterator[Path]:
+    """Where a script and all that it starts keep their files, and by which they are known."""
+    with tempfile.TemporaryDirectory(prefix="bench-", dir="/tmp") as folder:
+        yield Path(folder)
+
+
+def environment(room: Path) -> dict[str, str]:
+    return {**os.environ, "TMPDIR": str(room)}
+
+
+def bench(room: Path, script: str, *flags: str) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-m", f"bench.{script}", *flags]
+    return subprocess.run(argv, cwd=ROOT, env=environment(room), capture_output=True, text=True, check=False)
+
+
+def measured(room: Path, script: str, *flags: str) -> Record:
+    """What a run has recorded; it leaves nothing else behind."""
+    done = bench(room, script, "--json", str(room / "record.json"), *flags)
+    assert done.returncode == 0, done.stdout + done.stderr
+    kept = {"record.json", "pictures"}
+    await_nothing_left(room, kept)
+    return Record.from_json((room / "record.json").read_text())
+
+
+def await_nothing_left(room: Path, kept: set[str]) -> None:
+    """A process that was killed takes a moment to go."""
+    deadline = time.monotonic() + GONE_SECONDS
+    while left := set(left_in(room)) - kept:
+        assert time.monotonic() < deadline, left
+
+
+def left_in(room: Path) -> list[str]:
+    """Files, and processes that were started with its environment and live on."""
+    processes = []
+    for environ in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if f"TMPDIR={room}\0".encode() in environ.read_bytes():
+                processes.append((environ.parent / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+        except OSError:
+            continue  # somebody else's, or gone
+    return sorted(path.name for path in room.iterdir()) + processes
+
+
+@pytest.mark.slow
+def test_proxy(room: Path) -> None:
+    flags = ("--only", "requests,connections,latency", "--connections", "2", "--rate", "100")
+    record = measured(room, "proxy", *SHORT, *flags)
+    assert [case.work for case in record.cases] == ["requests"] * 3 + ["connections", "latency"]
+    for case in record.cases:
+        assert list(case.rounds) == ["scaleup", "streams", "scaleup again"]
+        assert all(value > 0 for rounds in case.rounds.values() for one in rounds for value in one.values())
+    assert record.cases[0].metrics() == ["cpu_us", "rate"]
+
+
+@pytest.mark.slow
+def test_proxy_in_bulk_and_with_workers_and_drawn(room: Path) -> None:
+    pictures = room / "pictures"
+    flags = ("--only", "bulk,workers", "--connections", "4", "--workers", "2", "--plot", str(pictures))
+    record = measured(room, "proxy", *SHORT, *flags)
+    assert [case.work for case in record.cases] == ["bulk", "bulk", "workers"]
+    assert record.cases[0].metrics() == ["cpu_s_gb", "gb_s"]
+    drawn = ["proxy-bulk.png", "proxy-bulk.svg", "proxy-workers.png", "proxy-workers.svg"]
+    assert sorted(path.name for path in pictures.iterdir()) == drawn
+
+
+@pytest.mark.slow
+def test_idle(room: Path) -> None:
+    record = measured(room, "idle", "--quick", "--against", "streams", "--connections", "20")
+    assert record.settings["connections"] == 20
+    (case,) = record.cases
+    assert all(value > 0 for value in case.values("scaleup", "empty_mib"))
+
+
+@pytest.mark.slow
+def test_scale(room: Path) -> None:
+    flags = ("--only", "servers,connections", "--servers", "20", "--connections", "1,3")
+    record = measured(room, "scale", *SHORT, *flags)
+    assert [(case.work, case.x) for case in record.cases] == [
+        ("servers", 20.0),
+        ("connections", 1.0),
+        ("connections", 3.0),
+    ]
+    assert "idle_percent" in record.cases[0].metrics()
+
+
+@pytest.mark.slow
+def test_stack(room: Path) -> None:
+    flags = ("--quick", "--seconds", "0.2", "--connections", "2", "--rate", "50")
+    record = measured(room, "stack", *flags, "--", "--engine", "embedded", "--lbs", "1")
+    assert [case.work for case in record.cases] == ["cpu", "cpu", "latency", "latency"]
+    link = record.cases[1]
+    assert all(link.values("stack", f"cpu_us_{tier}")[0] > 0 for tier in ("lb", "web", "app", "db"))
+
+
+@pytest.mark.slow
+def test_a_proxy_that_runs_elsewhere_is_measured_with_its_agent(room: Path) -> None:
+    """The server behind, the proxy and the agent are started here, as on their hosts."""
+    children: list[subprocess.Popen[str]] = []
+
+    def start(*argv: str) -> int:
+        child = subprocess.Popen([sys.executable, *argv], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        children.append(child)
+        return child.pid
+
+    try:
+        server, proxy, agent = (free_port("127.0.0.1") for _ in range(3))
+        start("-m", "bench.server", "--listen", f"127.0.0.1:{server}")
+        pid = start(
+            *("-m", "bench.streams", "--listen", f"127.0.0.1:{proxy}", "--server", f"127.0.0.1:{server}")
+        )
+        start("bench/agent.py", "--listen", f"127.0.0.1:{agent}", "--process", f"there={pid}")
+        while not all(accepts(("127.0.0.1", port)) for port in (server, proxy, agent)):
+            assert all(child.poll() is None for child in children)
+        where = ("--target", f"there=127.0.0.1:{proxy}", "--agent", f"127.0.0.1:{agent}")
+        record = measured(room, "proxy", "--quick", "--only", "requests,bulk,workers", *where)
+    finally:
+        for child in children:
+            child.terminate()
+            child.wait(10)
+            assert child.stdout is not None
+            child.stdout.close()
+    assert {case.work for case in record.cases} == {"requests", "bulk"}, "workers cannot be set from here"
+    assert list(record.cases[0].rounds) == ["there", "there again"]
+    assert record.cases[0].values("there", "cpu_us")[0] > 0
+
+
+def test_ctrl_c_leaves_nothing_behind(room: Path) -> None:
+    run = subprocess.Popen(
+        [sys.executable, "-m", "bench.proxy", "--only", "requests", "--against", "streams", "--rounds", "99"],
+        cwd=ROOT,
+        env=environment(room),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    while not any(Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()):
+        assert run.poll() is None
+    run.send_signal(signal.SIGINT)
+    assert run.wait(30) == 130
+    await_nothing_left(room, set())
+
+
+@pytest.mark.parametrize(
+    ("script", "flags", "said"),
+    [
+        ("proxy", ("--against", "varnish"), "no varnish: choose from haproxy, nginx, streams"),
+        ("proxy", ("--only", "request"), "no request: choose from requests, concurrency"),
+        ("proxy", ("--target", "10.0.0.1"), "write HOST:PORT"),
+        (
+            "proxy",
+            ("--pin", "--only", "workers", "--workers", str(os.cpu_count()), "--against", ""),
+            "leave none",
+        ),
+        ("scale", ("--servers", "1001"), "at most 1000"),
+        ("idle", ("--connections", "10000000"), "see ulimit -n"),
+        ("idle", ("--rounds", "0"), "write a number from 1"),
+    ],
+)
+def test_a_wrong_flag_is_said_in_a_line(room: Path, script: str, flags: tuple[str, ...], said: str) -> None:
+    done = bench(room, script, *flags)
+    assert done.returncode != 0
+    assert said in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "script", ["proxy", "idle", "stack", "scale", "report", "generator", "transfer", "server"]
+)
+def test_every_script_explains_itself(room: Path, script: str) -> None:
+    done = bench(room, script, "--help")
+    assert done.returncode == 0
+    assert f"python -m bench.{script}" in done.stdout
