@@ -13,7 +13,7 @@ Reading order:
     clock ●      whose clock is wrong, where believing depends on it
     router ●     the state machine of RFC 9568 §6.4, and nothing else: events in, actions out
     policy ●     what the RFC leaves to the operator, above several routers; arrangement ●, decisions ●, routers ●
-    tracking     what a node's worth depends on; scripts, notify, events: the operator's programs
+    tracking     what a node's worth depends on; scripts, notify, events: the operator's programs, in a helper
     owner        what it means to own a virtual address: on loopback, to listen on it
     kernel       on real interfaces, to have the kernel answer for it; announce ●, telling the neighbours
     rtnetlink    how the kernel is asked for that; interface, what it says of interfaces
@@ -22,9 +22,6 @@ Reading order:
     daemon       the shell: one socket, one timer, the router between them; timer, lateness ●, scheduling
     assembly     all parts, put together as the settings say
     attached     the daemon as the child of a load balancer, and its guardian
-    policy ●     all that the RFC leaves to the operator: tracking, sync groups, delays, faults; arrangement ●,
-                 decisions ●, and routers ●, which carries them out on the routers of a node
-    tracking     the checks that a policy follows; scripts, notify, events, and helper, the process they run in
     metrics      what Prometheus sees of an election; state, what keepalived's readers see
     settings, __main__
 
