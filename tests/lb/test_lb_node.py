@@ -463,11 +463,11 @@ def test_an_active_node_that_was_paused_does_not_stay_active_beside_the_other(
     lb2.becomes("active")
     for process in processes:
         process.resume()
+    lb1.says("active → backup: woke")  # later than a Backup waits: another may be Active, as it is here
+    lb1.becomes("active")  # its priority is the higher one
     lb2.becomes("backup")
-    assert lb1.role == "active"
     lb2.says("active → backup: higher priority heard (150 > 100)")
     first_answer(virtual)
-    assert sum("→ active" in line for line in lb1.log) == 1, "it asserted itself, and its sessions live on"
 
 
 def test_a_stop_hands_over(cluster: Cluster, virtual: tuple[str, int]) -> None:
