@@ -25,6 +25,20 @@ TICK = 0.02
 """Seconds: an interval long enough for a busy machine, short enough for a test."""
 
 
+LATE_INTERVALS = daemon_module.LATE_INTERVALS
+
+
+@pytest.fixture(autouse=True)
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that is busy for 3 × TICK makes a node yield, and rightly so: few tests are about that."""
+    monkeypatch.setattr(daemon_module, "LATE_INTERVALS", 1000)
+
+
+@pytest.fixture
+def judged_late(unhurried: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(daemon_module, "LATE_INTERVALS", LATE_INTERVALS)
+
+
 @pytest.fixture
 async def stage() -> AsyncIterator[Stage]:
     with contextlib.closing(Stage()) as stage:
@@ -146,13 +160,12 @@ async def test_a_late_riser_who_heard_nothing_takes_over(stage: Stage) -> None:
     await node.becomes("active")
 
 
+@pytest.mark.usefixtures("judged_late")
 async def test_an_active_that_wakes_too_late_listens_before_it_asserts(stage: Stage) -> None:
     node, peer = stage.node(B, A, interval=TICK), stage.peer(A, to=B)
     await node.becomes("active")
     await asyncio.sleep(0)
-    peer.advertise(
-        50, interval_cs=2
-    )  # of a lower priority: it is not answered, but not believed over ours either
+    peer.advertise(50, interval_cs=2)  # from the one that took over meanwhile
     time.sleep(5 * TICK)  # noqa: ASYNC251 - nothing else runs: that is the point
     await until(lambda: len(node.roles) == 3)
     assert node.roles[2] == "backup"
@@ -161,6 +174,7 @@ async def test_an_active_that_wakes_too_late_listens_before_it_asserts(stage: St
     assert "only lower priority heard" in node.rules[3]
 
 
+@pytest.mark.usefixtures("judged_late")
 async def test_a_backup_that_wakes_too_late_listens_once_more(
     stage: Stage, caplog: pytest.LogCaptureFixture
 ) -> None:
