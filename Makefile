@@ -5,19 +5,25 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-# The fast tests run side by side, a file at a time; the slow ones have the machine to themselves.
-FAST := $(BIN)/python -m pytest -q -m "not slow" -n 2 --dist loadfile
+# The fast tests run side by side, a file at a time (many wait more than they work, hence 3); the slow ones have the
+# machine to themselves.
+FAST := $(BIN)/python -m pytest -q -m "not slow" -n 3 --dist loadfile
 
-.PHONY: up check test soak programs bench lock clean
+# Without Python's cache each of them would compile all tests again.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: up check lint test soak programs bench lock clean
 
 up: $(VENV)/.run
 	@$(BIN)/python -m scaleup up $(ARGS)
 
-check: $(VENV)/.dev
+check: lint
+	$(FAST) $(ARGS)
+
+lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(FAST) $(ARGS)
 
 test: programs $(VENV)/.dev
 	$(FAST) $(ARGS)
