@@ -14,6 +14,7 @@ from rich.table import Table
 from bench.record import Case, Record, ratios_to_base, spread
 
 NOTHING = "–"
+METRICS_ABREAST = 5
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,13 @@ def range_of(values: Sequence[float]) -> str:
 
 
 def grid(record: Record, cases: Sequence[Case]) -> Grid:
-    """Cases of one work: a row for each peer of each case, two columns for each metric."""
+    """Cases of one work: a row for each peer of each case, two columns for each metric.
+
+    More metrics than fit beside each other: a row for each metric of each case, a column for each peer.
+    """
     metrics = list(dict.fromkeys(metric for case in cases for metric in case.metrics()))
+    if len(metrics) > METRICS_ABREAST:
+        return _turned(record, cases)
     header = ["", ""]
     several = any(len(case.rounds) > 1 for case in cases)
     for metric in metrics:
@@ -63,6 +69,17 @@ def grid(record: Record, cases: Sequence[Case]) -> Grid:
                     row.append(range_of(ratios) if peer != case.base else NOTHING)
             rows.append(tuple(row))
     return Grid(tuple(header), tuple(rows))
+
+
+def _turned(record: Record, cases: Sequence[Case]) -> Grid:
+    peers = list(dict.fromkeys(peer for case in cases for peer in case.rounds))
+    rows = []
+    for case in cases:
+        for place, metric in enumerate(case.metrics()):
+            what = record.metrics[metric]
+            figures = [range_of(case.values(peer, metric)) for peer in peers]
+            rows.append((case.title if place == 0 else "", f"{what.title}, {what.unit}", *figures))
+    return Grid(("", "", *peers), tuple(rows))
 
 
 def on_terminal(grid: Grid, title: str) -> Table:

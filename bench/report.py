@@ -33,7 +33,7 @@ RESULTS = CHECKOUT / "bench" / "results"
 PAGE = CHECKOUT / "docs" / "benchmarks.md"
 PICTURES = CHECKOUT / "docs" / "images"
 
-SCRIPTS = ("proxy", "idle", "stack", "scale")
+SCRIPTS = ("proxy", "profile", "idle", "stack", "scale")
 FAILOVER = "failover-loopback"
 _PLACE = re.compile(r"^<!-- (.+) -->$", re.MULTILINE)
 

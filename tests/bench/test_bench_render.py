@@ -50,6 +50,18 @@ def test_who_is_alone_is_compared_with_nobody() -> None:
     assert grid(record(alone), [alone]).header == ("", "", "CPU, µs")
 
 
+def test_many_metrics_stand_below_each_other() -> None:
+    calls = {f"call{number}": float(number) for number in range(6)}
+    case = Case("calls", "a request", rounds={"scaleup": [calls], "haproxy": [{"call2": 7.0}]})
+    described = record(case)
+    described.metrics.update({name: Metric(name, "calls", "lower") for name in calls})
+    table = grid(described, [case])
+    assert table.header == ("", "", "scaleup", "haproxy")
+    assert table.rows[0] == ("a request", "call0, calls", "0.00", "–")
+    assert table.rows[2] == ("", "call2, calls", "2.00", "7.00")
+    assert len(table.rows) == 6
+
+
 @pytest.mark.parametrize("cases", [(CASE,), (CASE, Case("requests", "2", rounds=CASE.rounds, x=2.0))])
 def test_the_same_record_gives_the_same_picture(tmp_path: Path, cases: tuple[Case, ...]) -> None:
     first, second = (draw(record(*cases), tmp_path / name, ("svg",)) for name in "ab")

@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from needs import requires
 
+from bench.profile import in_summary
 from bench.record import Record
 from bench.running import accepts, free_port
 
@@ -88,6 +90,16 @@ def test_proxy_in_bulk_and_with_workers_and_drawn(room: Path) -> None:
 
 
 @pytest.mark.slow
+@requires("strace")
+def test_profile(room: Path) -> None:
+    record = measured(room, "profile", *SHORT)
+    assert [case.work for case in record.cases] == ["time", "time", "calls", "calls"]
+    request, connection = record.of("calls")
+    assert request.values("scaleup", "recvfrom")[0] == pytest.approx(2, abs=0.5)
+    assert connection.values("scaleup", "accept4")[0] == pytest.approx(1, abs=0.5)
+
+
+@pytest.mark.slow
 def test_idle(room: Path) -> None:
     record = measured(room, "idle", "--quick", "--against", "streams", "--connections", "20")
     assert record.settings["connections"] == 20
@@ -148,6 +160,17 @@ def test_a_proxy_that_runs_elsewhere_is_measured_with_its_agent(room: Path) -> N
     assert record.cases[0].values("there", "cpu_us")[0] > 0
 
 
+def test_the_summary_of_a_trace() -> None:
+    rows = [
+        "calls     syscall",
+        "--------- -------",
+        "     1388 accept4",
+        "     2784 close",
+        "     4172 total",
+    ]
+    assert in_summary("\n".join(rows) + "\n") == {"accept4": 1388, "close": 2784}
+
+
 def test_ctrl_c_leaves_nothing_behind(room: Path) -> None:
     run = subprocess.Popen(
         [sys.executable, "-m", "bench.proxy", "--only", "requests", "--against", "streams", "--rounds", "99"],
@@ -187,7 +210,7 @@ def test_a_wrong_flag_is_said_in_a_line(room: Path, script: str, flags: tuple[st
 
 
 @pytest.mark.parametrize(
-    "script", ["proxy", "idle", "stack", "scale", "report", "generator", "transfer", "server"]
+    "script", ["proxy", "profile", "idle", "stack", "scale", "report", "generator", "transfer", "server"]
 )
 def test_every_script_explains_itself(room: Path, script: str) -> None:
     done = bench(room, script, "--help")
