@@ -19,7 +19,8 @@ import logging
 import resource
 import socket
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from socket import SocketType
 
 from scaleup.net.sockets import BACKLOG, stop_listening
 from scaleup.processes.logs import LimitedLog
@@ -48,6 +49,10 @@ class Listener:
     """On a virtual address."""
     accepting: bool = False
     """It listens, as far as we know."""
+    family: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.family = int(self.socket.family)
 
 
 class Acceptor:
@@ -61,7 +66,7 @@ class Acceptor:
         sockets: Sequence[socket.socket],
         elected: int,
         has_room: Callable[[], bool],
-        on_client: Callable[[socket.socket, str, bool], None],
+        on_client: Callable[[SocketType, str, bool], None],
     ) -> None:
         self._listeners = [Listener(sock, number < elected) for number, sock in enumerate(sockets)]
         self._has_room, self._on_client = has_room, on_client
@@ -126,11 +131,13 @@ class Acceptor:
     def _accept(self, listener: Listener) -> bool:
         """Accept one connection; False when there is none to be had now."""
         try:
-            client, address = listener.socket.accept()
+            # What accept() does, which then asks for family and type each time, and they are slow to look up.
+            descriptor, address = listener.socket._accept()  # type: ignore[attr-defined]
         except BlockingIOError:
             return False
         except OSError as error:
             return self._failed(listener, error)
+        client = SocketType(listener.family, socket.SOCK_STREAM, 0, descriptor)
         client.setblocking(False)
         self._on_client(client, address[0], listener.elected)
         return True

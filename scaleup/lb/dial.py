@@ -25,13 +25,14 @@ import os
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from socket import SocketType
 
 from scaleup.lb.counters import ServerColumn, Tally
 from scaleup.lb.engine import ERROR, Engine
 from scaleup.lb.settings import BackendTable
 from scaleup.lb.waiting import Ticket, WaitingRoom
 from scaleup.net.addresses import Endpoint
-from scaleup.net.sockets import dialling, resolve
+from scaleup.net.sockets import dialling_lightly, resolve
 from scaleup.processes import Tasks
 from scaleup.upstream.pool import Pool, Server
 
@@ -49,7 +50,7 @@ class Reached:
     """
 
     server: Server
-    socket: socket.socket
+    socket: SocketType
     events: int
 
 
@@ -116,8 +117,8 @@ class Dialler:
         """Call `then`, later, with the address of a server that is given by name."""
         self._tasks.spawn(self._resolve(server.endpoint, then), name=f"resolve {server.endpoint}")
 
-    def open(self, address: Endpoint) -> socket.socket:
-        return dialling(address, self._source)
+    def open(self, address: Endpoint) -> SocketType:
+        return dialling_lightly(address, self._source)
 
     async def _resolve(self, endpoint: Endpoint, then: Callable[[Endpoint | OSError], None]) -> None:
         try:
@@ -150,7 +151,7 @@ class Dial:
         """It was reached, has failed, or was cancelled."""
         self._ticket: Ticket | None = None
         self._server: Server | None = None  # an attempt is made: its slot is ours
-        self._socket: socket.socket | None = None
+        self._socket: SocketType | None = None
         self._again: Server | None = None  # to be tried again after the pause
         self.slot: int | None = None  # of the engine's wheel
 

@@ -16,6 +16,7 @@ import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from socket import SocketType
 
 from scaleup.lb.accept import Acceptor
 from scaleup.lb.counters import BackendColumn, FrontendColumn, ServerColumn, Tally
@@ -38,7 +39,7 @@ class Session:
     """A client's connection."""
 
     frontend: Frontend
-    client: socket.socket
+    client: SocketType
     address: str
     elected: bool
     """It came through a virtual address."""
@@ -145,7 +146,7 @@ class Frontend:
     def _has_room(self) -> bool:
         return self._sessions.has_room and sum(self._everywhere) < self._maxconn
 
-    def _accepted(self, client: socket.socket, address: str, elected: bool) -> None:
+    def _accepted(self, client: SocketType, address: str, elected: bool) -> None:
         session = Session(self, client, address, elected)
         self._sessions.add(session)
         tally = self._tally
