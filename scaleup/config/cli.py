@@ -11,10 +11,11 @@ from typing import Any
 from pydantic_core import PydanticUndefined
 from rich_argparse import RawDescriptionRichHelpFormatter
 
-from scaleup.config.model import TierSettings, flag_of, is_repeatable, option_name
+from scaleup.config.model import TierSettings, flag_of, is_file_only, is_repeatable, option_name
 
 _PRECEDENCE = """Each option is also a key of the table [{0}], or [{0}.node.NAME], of the file (with _ for -)
 and a variable SCALEUP_{1}_…; flags win over variables, variables over the file."""
+_TABLES = " Only the file can hold {}."
 
 
 class _HelpFormatter(RawDescriptionRichHelpFormatter):
@@ -57,7 +58,10 @@ def make_parser(model: type[TierSettings]) -> argparse.ArgumentParser:
             if is_repeatable(info):
                 options["action"] = "append"
         group.add_argument(option_name(name), **options)
-    general = parser.add_argument_group("configuration", _PRECEDENCE.format(model.tier, model.tier.upper()))
+    about = _PRECEDENCE.format(model.tier, model.tier.upper())
+    if tables := [name for name, info in model.model_fields.items() if is_file_only(info)]:
+        about += _TABLES.format(" and ".join(f"[[{model.tier}.{name}]]" for name in tables))
+    general = parser.add_argument_group("configuration", about)
     general.add_argument(
         "--config", metavar="FILE", type=Path, default=None, help="cluster.toml (or SCALEUP_CONFIG)"
     )

@@ -86,6 +86,8 @@ def _merge(model: type[S], layers: list[Layer]) -> Loaded[S]:
             if problem["type"] == "too_short" and problem["loc"][:1] in broken:
                 continue  # it is too short because of the elements that are told as well
             message = problem["msg"].removeprefix("Value error, ")
+            if problem["type"] == "extra_forbidden":
+                message = f"no such key: {problem['loc'][-1]}"
             secret = problem["type"] == "secret"
             faults.append(_fault(model, chosen, tuple(problem["loc"]), message, secret=secret))
     if faults:

@@ -1,4 +1,4 @@
-"""The load balancer: a node of a few processes that relays TCP connections to a pool of servers.
+"""The load balancer: a node of a few processes that relays TCP connections to pools of servers.
 
     node (parent)  reads the settings, opens the listening sockets, checks the servers' health,
        │           exports the metrics; moves no user bytes
@@ -15,7 +15,8 @@ Reading order:
     waiting    the queue for a slot, when every server is at its maxconn
     dial       reaching a server: choose, connect, retry, redispatch
     accept     the listening sockets, and when connections are taken from them
-    worker     accept, dial, relay; what happens when the virtual address comes and goes
+    frontend   a client from accept to the end: accept, dial, relay, and what is counted
+    worker     one process: its frontends and backends; what happens when the virtual address comes and goes
     counters   the array in shared memory in which workers count and from which all read
     node       the parent: sockets, health checks, children, the drain
     metrics    HAProxy's names for what the counters hold

@@ -19,7 +19,8 @@ import logging
 import resource
 import socket
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from socket import SocketType
 
 from scaleup.net.sockets import BACKLOG, stop_listening
 from scaleup.processes.logs import LimitedLog
@@ -31,6 +32,9 @@ ACCEPT_BATCH = 8
 
 NO_DESCRIPTORS_SECONDS = 0.1
 """How long accepting rests when the process is out of descriptors."""
+
+FULL_SECONDS = 0.1
+"""How often it looks whether another worker has made room, which nobody tells."""
 
 SPARE_DESCRIPTORS = 50
 """What a process has open anyway (loop, log, standard streams), and a few more."""
@@ -45,6 +49,10 @@ class Listener:
     """On a virtual address."""
     accepting: bool = False
     """It listens, as far as we know."""
+    family: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.family = int(self.socket.family)
 
 
 class Acceptor:
@@ -58,12 +66,13 @@ class Acceptor:
         sockets: Sequence[socket.socket],
         elected: int,
         has_room: Callable[[], bool],
-        on_client: Callable[[socket.socket, str, bool], None],
+        on_client: Callable[[SocketType, str, bool], None],
     ) -> None:
         self._listeners = [Listener(sock, number < elected) for number, sock in enumerate(sockets)]
         self._has_room, self._on_client = has_room, on_client
         self._loop = asyncio.get_running_loop()
         self._paused = False
+        self._again: asyncio.TimerHandle | None = None
         self._limited = LimitedLog(log, LOG_EVERY_SECONDS, self._loop.time)
 
     def start(self, *, elected: bool) -> None:
@@ -84,6 +93,8 @@ class Acceptor:
         """A connection has ended: there is room again, perhaps."""
         if self._paused and self._has_room():
             self._paused = False
+            assert self._again is not None
+            self._again.cancel()
             for listener in self._listeners:
                 if listener.accepting:
                     self._loop.add_reader(listener.socket, self._acceptable, listener)
@@ -99,6 +110,8 @@ class Acceptor:
                 stop_listening(listener.socket)
 
     def close(self) -> None:
+        if self._again is not None:
+            self._again.cancel()
         for listener in self._listeners:
             self._idle(listener)
             listener.socket.close()
@@ -109,20 +122,22 @@ class Acceptor:
 
     def _acceptable(self, listener: Listener) -> None:
         for _ in range(ACCEPT_BATCH):
-            if not self._accept(listener):
-                return
             if not self._has_room():
-                self._pause()
+                self._pause(FULL_SECONDS)
+                return
+            if not self._accept(listener):
                 return
 
     def _accept(self, listener: Listener) -> bool:
         """Accept one connection; False when there is none to be had now."""
         try:
-            client, address = listener.socket.accept()
+            # What accept() does, which then asks for family and type each time, and they are slow to look up.
+            descriptor, address = listener.socket._accept()  # type: ignore[attr-defined]
         except BlockingIOError:
             return False
         except OSError as error:
             return self._failed(listener, error)
+        client = SocketType(listener.family, socket.SOCK_STREAM, 0, descriptor)
         client.setblocking(False)
         self._on_client(client, address[0], listener.elected)
         return True
@@ -135,15 +150,21 @@ class Acceptor:
             self._limited.warning(
                 "descriptors", f"cannot accept: {error.strerror}; see ulimit -n and --maxconn"
             )
-            self._pause()
-            self._loop.call_later(NO_DESCRIPTORS_SECONDS, self.resume)
+            self._pause(NO_DESCRIPTORS_SECONDS)
             return False
         return True  # that one connection had failed before we came to it (accept(2)): there may be others
 
-    def _pause(self) -> None:
+    def _pause(self, seconds: float) -> None:
+        """Until `resume` finds that there is room, which is asked again every so often."""
         self._paused = True
         for listener in self._listeners:
             self._loop.remove_reader(listener.socket)
+        self._again = self._loop.call_later(seconds, self._look_again, seconds)
+
+    def _look_again(self, seconds: float) -> None:
+        self.resume()
+        if self._paused:
+            self._again = self._loop.call_later(seconds, self._look_again, seconds)
 
 
 def affordable(maxconn: int, others: int) -> int:

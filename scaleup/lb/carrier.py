@@ -14,7 +14,7 @@ splice stops at them with EAGAIN, as if nothing were behind, and only recv steps
 from __future__ import annotations
 
 import errno
-import socket
+from socket import SocketType
 
 from scaleup.lb.engine import BUFFER_BYTES, Engine
 from scaleup.lb.pipes import Pipe
@@ -64,7 +64,7 @@ class Carrier:
         self.more = False
         """Whether the last read may have left something behind."""
 
-    def carry(self, source: socket.socket, target: socket.socket) -> int:
+    def carry(self, source: SocketType, target: SocketType) -> int:
         """Read once, and send that at once, as far as the target takes it; nothing is held before.
 
         Returns how much was read, 0 at the end. Raises TargetLost, or of the source what recv(2) does;
@@ -87,7 +87,7 @@ class Carrier:
                 self._fast, self._streak = not self._fast, 0
         return size
 
-    def flush(self, target: socket.socket) -> int:
+    def flush(self, target: SocketType) -> int:
         """Send what is held, as far as the target takes it, and return how much that was. Raises TargetLost."""
         before = self.held
         if self._pipe is not None:
@@ -108,7 +108,7 @@ class Carrier:
             self._pipes.give_back(self._pipe)
             self._pipe = None
 
-    def _send(self, data: memoryview, target: socket.socket) -> None:
+    def _send(self, data: memoryview, target: SocketType) -> None:
         try:
             sent = target.send(data)
         except BlockingIOError:
@@ -118,7 +118,7 @@ class Carrier:
         self.passed += sent
         self.held = len(data) - sent
 
-    def _splice(self, pipe: Pipe, source: socket.socket, target: socket.socket) -> int:
+    def _splice(self, pipe: Pipe, source: SocketType, target: SocketType) -> int:
         self.more = (
             True  # a pipe has only so many pages, however small: only EAGAIN says that nothing is left
         )
@@ -132,7 +132,7 @@ class Carrier:
             self._empty(pipe, target)
         return size
 
-    def _empty(self, pipe: Pipe, target: socket.socket) -> None:
+    def _empty(self, pipe: Pipe, target: SocketType) -> None:
         """Until EAGAIN: a splice may also end early for a signal, and then nobody would tell of more room.
 
         Or for a reset, which it then has used up: what the next one says would be taken for a FIN before it.

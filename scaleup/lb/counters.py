@@ -2,10 +2,13 @@
 
 An array of unsigned 64-bit numbers in anonymous shared memory (a memfd, handed down to the workers). Each
 worker owns a row and is the only one to write it; everybody reads all rows. What is true of the node is
-the sum over the rows. A read may be a moment old: that is what makes locks unnecessary, and why maxconn
+the sum over the rows. A read may be a moment old: that is what makes locks unnecessary, and why a maxconn
 may be overshot by workers − 1 for a moment. The node clears the row of a worker that has died.
 
-    row:  [ frontend columns … | server 0 columns … | server 1 columns … | … ]
+    row:  [ frontend 0 | frontend 1 | … | backend 0 | … | server 0 of backend 0 | server 1 | … ]
+
+Each of these is a tally: its columns are those of `FrontendColumn`, `BackendColumn` or `ServerColumn`.
+Whoever counts holds tallies of its row, and counts with `tally[FrontendColumn.TOTAL] += 1`.
 """
 
 from __future__ import annotations
@@ -13,20 +16,27 @@ from __future__ import annotations
 import mmap
 import os
 from enum import IntEnum
+from typing import NamedTuple
 
 
-class Frontend(IntEnum):
-    """Columns of the frontend, and of the backend as a whole."""
+class FrontendColumn(IntEnum):
+    """Columns of each frontend."""
 
     CURRENT = 0  # connections now
     TOTAL = 1
     BYTES_IN = 2  # from clients
     BYTES_OUT = 3
-    WAITING = 4  # in the queue for a slot
-    REFUSED = 5  # no server: reset
-    KILLED = 6  # closed because the virtual address left, or at the end of the drain
-    PAUSES = 7  # times that reading stopped because the other side did not take the bytes
-    ABANDONED = 8  # reset by the client before a server was reached
+    KILLED = 4  # closed because the virtual address left, or at the end of the drain
+    PAUSES = 5  # times that reading stopped because the other side did not take the bytes
+    ABANDONED = 6  # reset by the client before a server was reached
+    DENIED = 7  # refused by a limit for its address
+
+
+class BackendColumn(IntEnum):
+    """Columns of each backend."""
+
+    WAITING = 0  # in the queue for a slot
+    REFUSED = 1  # no server: reset
 
 
 class ServerColumn(IntEnum):
@@ -41,53 +51,80 @@ class ServerColumn(IntEnum):
     REDISPATCHES = 6
 
 
+Column = FrontendColumn | BackendColumn | ServerColumn
+IN_PROGRESS: tuple[Column, ...] = (FrontendColumn.CURRENT, BackendColumn.WAITING, ServerColumn.CURRENT)
+"""What ends with a worker."""
+
 WORD_BYTES = 8
-FRONTEND_COLUMNS, SERVER_COLUMNS = len(Frontend), len(ServerColumn)
+
+Tally = memoryview
+"""Words, indexed by column."""
+
+
+class Sizes(NamedTuple):
+    """How many there are of each."""
+
+    frontends: int
+    backends: int
+    servers: int
 
 
 class Counters:
     """The array. `create` makes it; a worker maps the descriptor that it was handed."""
 
-    def __init__(self, descriptor: int, rows: int, servers: int) -> None:
-        self.descriptor, self.rows, self.servers = descriptor, rows, servers
-        self._width = FRONTEND_COLUMNS + servers * SERVER_COLUMNS
-        self._map = mmap.mmap(descriptor, rows * self._width * WORD_BYTES)
+    def __init__(self, descriptor: int, rows: int, sizes: Sizes) -> None:
+        self.descriptor, self.rows, self.sizes = descriptor, rows, sizes
+        self._counts = _by_kind(sizes)
+        self._starts: dict[type[Column], int] = {}
+        width = 0
+        for columns, count in self._counts.items():
+            self._starts[columns] = width
+            width += len(columns) * count
+        self._width = width
+        self._map = mmap.mmap(descriptor, rows * width * WORD_BYTES)
         self._words = memoryview(self._map).cast("Q")
+        self._views: list[memoryview] = []
 
     @classmethod
-    def create(cls, rows: int, servers: int) -> Counters:
+    def create(cls, rows: int, sizes: Sizes) -> Counters:
         descriptor = os.memfd_create("scaleup-counters", os.MFD_CLOEXEC)
-        width = FRONTEND_COLUMNS + servers * SERVER_COLUMNS
+        width = sum(len(columns) * count for columns, count in _by_kind(sizes).items())
         os.ftruncate(descriptor, rows * width * WORD_BYTES)
-        return cls(descriptor, rows, servers)
+        return cls(descriptor, rows, sizes)
 
-    def add(self, row: int, column: Frontend, amount: int = 1) -> None:
-        self._words[row * self._width + column] += amount
+    def tally(self, row: int, columns: type[Column], index: int) -> Tally:
+        """Of one frontend, backend or server, in one row."""
+        start = row * self._width + self._starts[columns] + index * len(columns)
+        return self._view(self._words[start : start + len(columns)])
 
-    def add_server(self, row: int, server: int, column: ServerColumn, amount: int = 1) -> None:
-        word = row * self._width + FRONTEND_COLUMNS + server * SERVER_COLUMNS + column
-        self._words[word] += amount
+    def rows_of(self, column: Column, index: int) -> memoryview:
+        """That number in every row: their sum is what is true of the node."""
+        start = self._starts[type(column)] + index * len(type(column)) + column
+        return self._view(self._words[start :: self._width])
 
-    def get(self, row: int, column: Frontend) -> int:
-        return self._words[row * self._width + column]
-
-    def total(self, column: Frontend) -> int:
-        return sum(self._words[column :: self._width])
-
-    def total_server(self, server: int, column: ServerColumn) -> int:
-        return sum(self._words[self._server(0, server, column) :: self._width])
+    def total(self, column: Column, index: int) -> int:
+        start = self._starts[type(column)] + index * len(type(column)) + column
+        return sum(self._words[start :: self._width])
 
     def clear_current(self, row: int) -> None:
         """A worker has died: its connections are gone; what it has counted in all stays true."""
-        self._words[row * self._width + Frontend.CURRENT] = 0
-        self._words[row * self._width + Frontend.WAITING] = 0
-        for server in range(self.servers):
-            self._words[self._server(row, server, ServerColumn.CURRENT)] = 0
+        for column in IN_PROGRESS:
+            for index in range(self._counts[type(column)]):
+                start = self._starts[type(column)] + index * len(type(column)) + column
+                self._words[row * self._width + start] = 0
 
     def close(self) -> None:
+        """No tally can be used any more."""
+        for view in self._views:
+            view.release()
         self._words.release()
         self._map.close()
         os.close(self.descriptor)
 
-    def _server(self, row: int, server: int, column: ServerColumn) -> int:
-        return row * self._width + FRONTEND_COLUMNS + server * SERVER_COLUMNS + column
+    def _view(self, view: memoryview) -> memoryview:
+        self._views.append(view)
+        return view
+
+
+def _by_kind(sizes: Sizes) -> dict[type[Column], int]:
+    return {FrontendColumn: sizes.frontends, BackendColumn: sizes.backends, ServerColumn: sizes.servers}

@@ -23,15 +23,16 @@ import logging
 import math
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from socket import SocketType
 
-from scaleup.lb.counters import Counters, ServerColumn
+from scaleup.lb.counters import ServerColumn, Tally
 from scaleup.lb.engine import ERROR, Engine
-from scaleup.lb.settings import LbSettings
+from scaleup.lb.settings import BackendTable
 from scaleup.lb.waiting import Ticket, WaitingRoom
 from scaleup.net.addresses import Endpoint
-from scaleup.net.sockets import dialling, resolve
+from scaleup.net.sockets import dialling_lightly, resolve
 from scaleup.processes import Tasks
 from scaleup.upstream.pool import Pool, Server
 
@@ -49,7 +50,7 @@ class Reached:
     """
 
     server: Server
-    socket: socket.socket
+    socket: SocketType
     events: int
 
 
@@ -58,21 +59,20 @@ OnFailed = Callable[[str], None]
 
 
 class Dialler:
-    """Dials for one worker, whose row of the counters is `row`."""
+    """Dials for one backend in one worker; `tallies` are those of its servers there. `source`: to dial from."""
 
     def __init__(
         self,
-        settings: LbSettings,
+        settings: BackendTable,
         pool: Pool,
-        counters: Counters,
-        row: int,
+        tallies: Sequence[Tally],
         waiting: WaitingRoom,
         engine: Engine,
+        source: str | None,
     ) -> None:
         self.settings, self.pool, self.waiting, self.engine = settings, pool, waiting, engine
-        self._counters, self._row = counters, row
-        self._index = {id(server): index for index, server in enumerate(pool.servers)}
-        self._source = str(settings.source) if settings.source else None
+        self._tallies = {id(server): tally for server, tally in zip(pool.servers, tallies, strict=True)}
+        self._source = source
         self._named = {id(server) for server in pool.servers if server.endpoint.address is None}
         self._tasks = Tasks()
 
@@ -92,20 +92,22 @@ class Dialler:
 
     async def close(self) -> None:
         """After the last dial has ended."""
+        self.waiting.close()
         await self._tasks.cancel()
 
     def acquire(self, server: Server) -> None:
         self.pool.acquire(server)
-        self.count(server, ServerColumn.CURRENT)
+        self._tallies[id(server)][ServerColumn.CURRENT] += 1
 
     def release(self, server: Server) -> None:
         """The session with `server` has ended: its slot is free."""
         self.pool.release(server)
-        self.count(server, ServerColumn.CURRENT, -1)
+        self._tallies[id(server)][ServerColumn.CURRENT] -= 1
         self.waiting.slot_freed()
 
-    def count(self, server: Server, column: ServerColumn, amount: int = 1) -> None:
-        self._counters.add_server(self._row, self._index[id(server)], column, amount)
+    def tally(self, server: Server) -> Tally:
+        """To count in, by ServerColumn."""
+        return self._tallies[id(server)]
 
     def is_named(self, server: Server) -> bool:
         """Its endpoint has a name, not an address."""
@@ -115,8 +117,8 @@ class Dialler:
         """Call `then`, later, with the address of a server that is given by name."""
         self._tasks.spawn(self._resolve(server.endpoint, then), name=f"resolve {server.endpoint}")
 
-    def open(self, address: Endpoint) -> socket.socket:
-        return dialling(address, self._source)
+    def open(self, address: Endpoint) -> SocketType:
+        return dialling_lightly(address, self._source)
 
     async def _resolve(self, endpoint: Endpoint, then: Callable[[Endpoint | OSError], None]) -> None:
         try:
@@ -149,7 +151,7 @@ class Dial:
         """It was reached, has failed, or was cancelled."""
         self._ticket: Ticket | None = None
         self._server: Server | None = None  # an attempt is made: its slot is ours
-        self._socket: socket.socket | None = None
+        self._socket: SocketType | None = None
         self._again: Server | None = None  # to be tried again after the pause
         self.slot: int | None = None  # of the engine's wheel
 
@@ -238,7 +240,7 @@ class Dial:
         server = self._server
         assert server is not None
         self._end_attempt()
-        self._dialler.count(server, ServerColumn.CONNECT_ERRORS)
+        self._dialler.tally(server)[ServerColumn.CONNECT_ERRORS] += 1
         self._tried.add(server.name)
         self._failures += 1
         failure = f"{server.name}: {reason or _REASONS.get(code) or os.strerror(code)}"
@@ -264,10 +266,10 @@ class Dial:
     def _retry(self, server: Server) -> None:
         dialler = self._dialler
         if self._is_redispatched() and (another := dialler.pool.choose(self._key, exclude=self._tried)):
-            dialler.count(server, ServerColumn.REDISPATCHES)
+            dialler.tally(server)[ServerColumn.REDISPATCHES] += 1
             self._attempt(another)
             return
-        dialler.count(server, ServerColumn.RETRIES)
+        dialler.tally(server)[ServerColumn.RETRIES] += 1
         self._again = server
         self._expect(min(PAUSE_SECONDS, dialler.settings.timeout_connect))
 

@@ -25,11 +25,13 @@ import os
 import socket
 from collections.abc import Callable
 from functools import partial
+from itertools import chain
 from typing import Any
 
 from scaleup.lb.counters import Counters
 from scaleup.lb.metrics import LbCollector
 from scaleup.lb.settings import LbSettings
+from scaleup.lb.worker import sizes_of
 from scaleup.net.addresses import Endpoint
 from scaleup.net.sockets import bound, endpoint_of, is_ours, listening, stop_listening
 from scaleup.processes import Child, Message, Process, Tasks
@@ -49,18 +51,20 @@ STOP_GRACE_SECONDS = 1.0
 class Node:
     def __init__(self, settings: LbSettings, process: Process) -> None:
         self._settings, self._process = settings, process
-        self._servers = [server.server() for server in settings.server]
-        self._counters = Counters.create(settings.workers, len(self._servers))
+        self._backends = settings.backends
+        self._servers = [[server.server() for server in backend.server] for backend in self._backends]
+        self._counters = Counters.create(settings.workers, sizes_of(settings))
         self._wakers = [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(settings.workers)]
-        self._elected: list[list[socket.socket]] = []  # for each worker, a socket for each endpoint
-        self._plain: list[list[socket.socket]] = []
+        self._sockets: list[
+            list[socket.socket]
+        ] = []  # for each worker, one for each endpoint of each frontend
         self._workers: list[Keeper] = []
         self._vrrp: Keeper | None = None
         self._election: dict[str, Any] = {}  # the vrrp process's newest statistics
         self.role: str | None = None
         self._tasks = Tasks()
         self._collectors = (
-            LbCollector("lb", self._servers, self._counters),
+            LbCollector(settings, self._servers, self._counters),
             ElectionCollector(lambda: self._election and {**self._election, "role": self.role}),
         )
         for collector in self._collectors:
@@ -77,8 +81,10 @@ class Node:
             keeper.start()
         for keeper in self._workers:
             await keeper.first_ready()
-        checker = Checker(self._servers, self._settings, self._server_changed, source=self._source)
-        self._tasks.spawn(checker.run(), name="health checks")
+        for backend, servers in zip(self._backends, self._servers, strict=True):
+            changed = partial(self._server_changed, backend.name)
+            checker = Checker(servers, backend, changed, source=self._source)
+            self._tasks.spawn(checker.run(), name=f"health checks of {backend.name}")
         if self._settings.vip:
             name = f"{self._process.name}/vrrp"
             self._vrrp = Keeper(name, partial(self._spawn_vrrp, name), self._vrrp_died)
@@ -102,7 +108,7 @@ class Node:
             await keeper.stop(0)
         for collector in self._collectors:
             self._process.registry.unregister(collector)
-        for sock in self._all_sockets():
+        for sock in chain.from_iterable(self._sockets):
             sock.close()
         for waker in self._wakers:
             os.close(waker)
@@ -117,10 +123,9 @@ class Node:
             on_message=lambda message: self._worker_says(row, message),
             on_exit=on_exit,
         )
-        sockets = [*self._elected[row], *self._plain[row]]
         child.send(
             "init",
-            [self._counters.descriptor, *self._wakers, *(sock.fileno() for sock in sockets)],
+            [self._counters.descriptor, *self._wakers, *(sock.fileno() for sock in self._sockets[row])],
             name=name,
             log=self._log,
             settings={**self._settings.table(), "auth": "none"},  # no need of a key, whose file may be gone
@@ -132,7 +137,7 @@ class Node:
     def _spawn_vrrp(self, name: str, on_exit: Callable[[int], None]) -> Child:
         child = Child(name, ["scaleup.vrrp.attached", name], on_message=self._vrrp_says, on_exit=on_exit)
         election = self._settings.model_dump(mode="json", include=set(Election.model_fields))
-        sockets = [sock.fileno() for group in self._elected for sock in group]
+        sockets = [sock.fileno() for sock in self._elected_sockets()]
         child.send("init", sockets, name=name, log=self._log, election=election)
         return child
 
@@ -178,9 +183,8 @@ class Node:
 
     def _vrrp_died(self, how: str) -> None:
         """Nobody advertises for us any more, so another node will take the address: let it go now."""
-        for group in self._elected:
-            for sock in group:
-                stop_listening(sock)
+        for sock in self._elected_sockets():
+            stop_listening(sock)
         self._become("fault", f"the vrrp process died ({how})")
 
     def _become(self, role: str, rule: str) -> None:
@@ -192,12 +196,12 @@ class Node:
 
     # ----- the servers ----------------------------------------------------------------------------
 
-    def _server_changed(self, server: Server, change: Change) -> None:
-        self._process.event("server", server=server.name, up=change.up, reason=change.reason)
+    def _server_changed(self, backend: str, server: Server, change: Change) -> None:
+        self._process.event("server", backend=backend, server=server.name, up=change.up, reason=change.reason)
         self._tell_workers()
 
     def _tell_workers(self) -> None:
-        up = [server.up for server in self._servers]
+        up = [server.up for server in chain.from_iterable(self._servers)]
         for keeper in self._workers:
             if keeper.is_ready and keeper.child is not None:
                 keeper.child.send("state", active=self.role == "active", up=up)
@@ -205,19 +209,23 @@ class Node:
     # ----- the sockets ----------------------------------------------------------------------------
 
     def _open_sockets(self) -> None:
+        """For each worker, in the order in which it expects them: see LbSettings.endpoints."""
+        settings = self._settings
         if self._source is not None:
             bound(Endpoint(self._source, 0), "--source").close()
-        plain = [self._claim(endpoint) for endpoint in self._settings.plain]
-        for _ in range(self._settings.workers):
-            self._elected.append([])
-            for endpoint in self._settings.elected:
-                self._elected[-1].append(bound(endpoint, "--listen", reuse_port=True, free=True))
-            self._plain.append([])
-            for endpoint in plain:
-                self._plain[-1].append(listening(endpoint, "--listen", reuse_port=True, free=True))
-        for endpoint in self._settings.elected:
-            log.info("to listen on %s while Active", endpoint)
-        for endpoint in plain:
+        endpoints = [
+            endpoint if settings.is_virtual(endpoint) else self._claim(endpoint)
+            for endpoint in settings.endpoints
+        ]
+        for _ in range(settings.workers):
+            self._sockets.append([])
+            for endpoint in endpoints:
+                opened = bound if settings.is_virtual(endpoint) else listening
+                self._sockets[-1].append(opened(endpoint, "--listen", reuse_port=True, free=True))
+        for endpoint in endpoints:
+            if settings.is_virtual(endpoint):
+                log.info("to listen on %s while Active", endpoint)
+                continue
             log.info("listening on %s", endpoint)
             if not is_ours(endpoint):
                 log.warning("no interface of this host has %s yet; will something bring it?", endpoint.host)
@@ -229,8 +237,13 @@ class Node:
         with bound(endpoint, "--listen", free=True) as sock:
             return endpoint_of(sock)
 
-    def _all_sockets(self) -> list[socket.socket]:
-        return [sock for groups in (self._elected, self._plain) for group in groups for sock in group]
+    def _elected_sockets(self) -> list[socket.socket]:
+        return [
+            sock
+            for sockets in self._sockets
+            for sock, endpoint in zip(sockets, self._settings.endpoints, strict=False)
+            if self._settings.is_virtual(endpoint)
+        ]
 
     @property
     def _source(self) -> str | None:

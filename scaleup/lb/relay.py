@@ -57,6 +57,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
+from socket import SocketType
 
 from scaleup.lb.carrier import Carrier, TargetLost
 from scaleup.lb.engine import ERROR, LAST, READABLE, URGENT, WRITABLE, Engine
@@ -100,7 +101,7 @@ class _Side:
     """One socket, and the direction that comes from it."""
 
     letter: str
-    sock: socket.socket
+    sock: SocketType
     fd: int
     timeout: float
     fin_timeout: float
@@ -133,8 +134,8 @@ class Relay:
     def __init__(
         self,
         engine: Engine,
-        client: socket.socket,
-        server: socket.socket,
+        client: SocketType,
+        server: SocketType,
         timeouts: Timeouts,
         on_end: Callable[[Outcome], None],
     ) -> None:

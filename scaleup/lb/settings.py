@@ -1,12 +1,40 @@
-"""The settings of a load balancer, with HAProxy's words."""
+"""The settings of a load balancer, with HAProxy's words.
+
+One proxy is said by flags: its `listen` and its `server`s. Several are said in cluster.toml, as frontends, each
+with its backend; what stands in [lb] itself is then the default of all of them (HAProxy's section `defaults`):
+
+    [lb]
+    timeout_connect = 2
+
+    [[lb.frontend]]
+    name = "www"
+    listen = ["10.0.0.100:80"]
+    backend = "web"
+
+    [[lb.backend]]
+    name = "web"
+    balance = "leastconn"
+    server = ["web1=10.0.0.21:8080", "web2=10.0.0.22:8080"]
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Self
+import re
+from collections.abc import Iterable
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
-from scaleup.config import EndpointField, Flag, Seconds, TierSettings
+from scaleup.config import EndpointField, FileOnly, Flag, Seconds, TierSettings
+from scaleup.config.faults import did_you_mean
 from scaleup.net.addresses import Endpoint
 from scaleup.upstream.settings import Servers, UpstreamSettings
 from scaleup.vrrp.settings import Election
@@ -16,32 +44,35 @@ LIMITS = "limits and time-outs"
 MAX_ELECTED_SOCKETS = 128
 """The vrrp process is handed all of them in one message (scaleup.processes.channel)."""
 
+_NAME = re.compile(r"[A-Za-z0-9._:-]{1,255}")  # as in HAProxy
 
-class LbSettings(UpstreamSettings, Election, TierSettings):
-    """Relay TCP connections to servers, and elect with other nodes who owns the virtual address.
 
-    Without --vip it is a plain load balancer.
-    """
+class FrontendFields(BaseModel):
+    """What can be said of a frontend: where clients come in, and what they may do."""
 
-    tier: ClassVar[str] = "lb"
-    examples: ClassVar[str] = """
-examples:
-  python -m scaleup.lb --listen :80 --server 10.0.0.21:8080 --server web2=10.0.0.22:8080,weight=2
-  python -m scaleup.lb --listen 127.0.0.100:8080 --server 127.0.0.21:8080 \\
-                       --vip 127.0.0.100 --source 127.0.0.11 --peer 127.0.0.12 --auth hmac:key
-"""
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, arbitrary_types_allowed=True
+    )
 
     listen: Annotated[tuple[EndpointField, ...], Flag("HOST:PORT", TRAFFIC)] = Field(
-        ..., min_length=1, description="where clients connect; on a --vip, only while Active; repeatable"
-    )
-    server: Annotated[Servers, Flag("[NAME=]HOST:PORT[,weight=N][,maxconn=N]", TRAFFIC)] = Field(
-        ..., min_length=1, description="a server of the backend; repeatable"
-    )
-    workers: Annotated[int, Flag("N", TRAFFIC)] = Field(
-        1, ge=1, le=64, description="processes that relay; as many as cores is the most that helps"
+        (), description="where clients connect; on a --vip, only while Active; repeatable"
     )
     maxconn: Annotated[int, Flag("N", LIMITS)] = Field(
-        4000, ge=1, description="connections at a time per worker; more wait in the kernel's queue"
+        4000, ge=1, description="connections at a time; more wait in the kernel's queue"
+    )
+    timeout_client: Annotated[Seconds, Flag("SECONDS", LIMITS)] = Field(
+        50.0, description="inactivity of the client"
+    )
+    timeout_client_fin: Annotated[Seconds, Flag("SECONDS", LIMITS)] = Field(
+        10.0, description="inactivity of the client once the server has finished sending"
+    )
+
+
+class BackendFields(UpstreamSettings):
+    """What can be said of a backend: its servers, and how one is chosen and reached."""
+
+    server: Annotated[Servers, Flag("[NAME=]HOST:PORT[,weight=N][,maxconn=N]", TRAFFIC)] = Field(
+        (), description="a server of the backend; repeatable"
     )
     queue: Annotated[int, Flag("N", LIMITS)] = Field(
         1000, ge=0, description="connections per worker that may wait for a slot when all servers are full"
@@ -58,23 +89,108 @@ examples:
     timeout_queue: Annotated[Seconds, Flag("SECONDS", LIMITS)] = Field(
         5.0, description="for a slot when all servers are full"
     )
-    timeout_client: Annotated[Seconds, Flag("SECONDS", LIMITS)] = Field(
-        50.0, description="inactivity of the client"
-    )
     timeout_server: Annotated[Seconds, Flag("SECONDS", LIMITS)] = Field(
         50.0, description="inactivity of the server"
-    )
-    timeout_client_fin: Annotated[Seconds, Flag("SECONDS", LIMITS)] = Field(
-        10.0, description="inactivity of the client once the server has finished sending"
     )
     timeout_server_fin: Annotated[Seconds, Flag("SECONDS", LIMITS)] = Field(
         50.0, description="inactivity of the server once the client has finished sending"
     )
 
+
+def _proxy_name(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is not a name: use only letters, digits and . _ - :")
+    return name
+
+
+class _Named(BaseModel):
+    """A table of its own. What it does not say is left to [lb], also when it is written down again."""
+
+    name: str
+
+    _check_name = field_validator("name")(_proxy_name)
+
+    @model_serializer(mode="wrap")
+    def _only_what_is_said(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in write(self).items() if key in self.model_fields_set}
+
+
+class FrontendTable(_Named, FrontendFields):
+    """[[lb.frontend]]"""
+
+    backend: str = Field(
+        "",
+        min_length=1,
+        validate_default=False,
+        description="where its connections go; needs no saying if there is one",
+    )
+
+
+class BackendTable(_Named, BackendFields):
+    """[[lb.backend]]"""
+
+
+class LbSettings(FrontendFields, BackendFields, Election, TierSettings):
+    """Relay TCP connections to servers, and elect with other nodes who owns the virtual address.
+
+    Without --vip it is a plain load balancer.
+    """
+
+    tier: ClassVar[str] = "lb"
+    examples: ClassVar[str] = """
+examples:
+  python -m scaleup.lb --listen :80 --server 10.0.0.21:8080 --server web2=10.0.0.22:8080,weight=2
+  python -m scaleup.lb --listen 127.0.0.100:8080 --server 127.0.0.21:8080 \\
+                       --vip 127.0.0.100 --source 127.0.0.11 --peer 127.0.0.12 --auth hmac:key
+"""
+
+    workers: Annotated[int, Flag("N", TRAFFIC)] = Field(
+        1, ge=1, le=64, description="processes that relay; as many as cores is the most that helps"
+    )
+    frontend: Annotated[tuple[FrontendTable, ...], FileOnly()] = Field(
+        (), description="instead of listen: several, each with its backend"
+    )
+    backend: Annotated[tuple[BackendTable, ...], FileOnly()] = Field((), description="instead of server")
+
+    @model_validator(mode="after")
+    def _is_one_proxy_or_several(self) -> Self:
+        if not (self.frontend or self.backend):
+            if not self.listen:
+                raise ValueError(
+                    "listen is not set: say --listen, SCALEUP_LB_LISTEN or the key 'listen' of [lb]"
+                )
+            if not self.server:
+                raise ValueError(
+                    "server is not set: say --server, SCALEUP_LB_SERVER or the key 'server' of [lb]"
+                )
+            return self
+        if self.listen or self.server:
+            raise ValueError(
+                "listen and server say one proxy, [[lb.frontend]] and [[lb.backend]] several: "
+                "write one or the other"
+            )
+        _distinct("[[lb.frontend]]", self.frontend)
+        _distinct("[[lb.backend]]", self.backend)
+        backends = [backend.name for backend in self.backend]
+        for frontend in self.frontend:
+            if not frontend.listen:
+                raise ValueError(f"frontend {frontend.name}: it has no listen, so nobody can connect to it")
+            if not frontend.backend and len(backends) != 1:
+                raise ValueError(f"frontend {frontend.name}: say its backend, one of {', '.join(backends)}")
+            if frontend.backend and frontend.backend not in backends:
+                hint = did_you_mean(frontend.backend, backends)
+                raise ValueError(f"frontend {frontend.name}: there is no backend {frontend.backend!r}{hint}")
+        for backend in self.backend:
+            if not backend.server:
+                raise ValueError(f"backend {backend.name}: it has no server")
+        if not self.frontend:
+            raise ValueError("there is a [[lb.backend]] and no [[lb.frontend]]: nobody can connect")
+        return self
+
     @model_validator(mode="after")
     def _listens_well(self) -> Self:
-        if len(set(self.listen)) < len(self.listen):
-            raise ValueError("--listen says one address twice: keep one")
+        if twice := [endpoint for endpoint in self.endpoints if self.endpoints.count(endpoint) > 1]:
+            raise ValueError(f"--listen says one address twice, {twice[0]}: keep one")
         if self.vip and not self.elected:
             virtual = ", ".join(str(interface.ip) for interface in self.vip)
             raise ValueError(f"--vip {virtual}: no --listen is on it, so there is nothing to own")
@@ -92,19 +208,61 @@ examples:
 
     @model_validator(mode="after")
     def _can_dial(self) -> Self:
-        for server in self.server:
+        for server in (server for backend in self.backends for server in backend.server):
             address = server.address.address
             if self.source and address and address.version != self.source.version:
                 raise ValueError(f"--server {server.address} cannot be reached from --source {self.source}")
         return self
 
     @property
+    def frontends(self) -> tuple[FrontendTable, ...]:
+        """Each whole, with the defaults and its backend's name. The one that is said by flags is called `lb`."""
+        defaults = {name: getattr(self, name) for name in FrontendFields.model_fields}
+        if not self.frontend:
+            return (FrontendTable.model_construct(None, name=self.tier, backend=self.tier, **defaults),)
+        defaults["backend"] = self.backend[0].name
+        return tuple(
+            FrontendTable.model_construct(None, **{**defaults, **_said(table)}) for table in self.frontend
+        )
+
+    @property
+    def backends(self) -> tuple[BackendTable, ...]:
+        defaults = {name: getattr(self, name) for name in BackendFields.model_fields}
+        if not self.backend:
+            return (BackendTable.model_construct(None, name=self.tier, **defaults),)
+        return tuple(
+            BackendTable.model_construct(None, **{**defaults, **_said(table)}) for table in self.backend
+        )
+
+    @property
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """Of all frontends in their order, of each first what is on a virtual address: as workers get sockets."""
+        return tuple(endpoint for frontend in self.frontends for endpoint in self.in_order(frontend))
+
+    @property
     def elected(self) -> tuple[Endpoint, ...]:
         """The endpoints on a virtual address: they listen only while this node is Active."""
-        virtual = {interface.ip for interface in self.vip}
-        return tuple(endpoint for endpoint in self.listen if endpoint.address in virtual)
+        return tuple(filter(self.is_virtual, self.endpoints))
 
     @property
     def plain(self) -> tuple[Endpoint, ...]:
         """The endpoints that always listen."""
-        return tuple(endpoint for endpoint in self.listen if endpoint not in self.elected)
+        return tuple(endpoint for endpoint in self.endpoints if not self.is_virtual(endpoint))
+
+    def in_order(self, frontend: FrontendTable) -> list[Endpoint]:
+        return sorted(frontend.listen, key=self.is_virtual, reverse=True)
+
+    def is_virtual(self, endpoint: Endpoint) -> bool:
+        return endpoint.address in {interface.ip for interface in self.vip}
+
+
+def _said(table: FrontendTable | BackendTable) -> dict[str, Any]:
+    return {name: getattr(table, name) for name in table.model_fields_set}
+
+
+def _distinct(what: str, tables: Iterable[FrontendTable | BackendTable]) -> None:
+    seen: set[str] = set()
+    for table in tables:
+        if table.name in seen:
+            raise ValueError(f"two {what} are called {table.name!r}: give one of them another name")
+        seen.add(table.name)

@@ -5,7 +5,7 @@ leaves, the next one does. So one wake-up is enough for any number of slots, and
 a slot from those who wait.
 
 A slot may be freed by this worker or by another one. So each worker has an eventfd, all workers hold all
-of them, and whoever frees a slot wakes the queue of one worker, in turn, among those whose row of the
+of them, and whoever frees a slot wakes the queues of one worker, in turn, among those whose row of the
 counters says that somebody waits there. The first of a queue tries once more after it has said so, because
 the last slot may have been freed in between; what still slips through waits RECHECK_SECONDS.
 """
@@ -15,8 +15,6 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Sequence
-
-from scaleup.lb.counters import Counters, Frontend
 
 RECHECK_SECONDS = 0.5
 
@@ -31,20 +29,41 @@ class Ticket:
         self.timer: asyncio.TimerHandle | None = None
 
 
-class WaitingRoom:
-    """At most `limit` waiters, each for at most `timeout` seconds. It owns `wakers`, the eventfds."""
+class Wakers:
+    """The eventfds of all workers, which it owns. `woken()` is called when this worker's, `row`, is rung."""
 
-    def __init__(
-        self, counters: Counters, row: int, wakers: Sequence[int], limit: int, timeout: float
-    ) -> None:
-        self._counters, self._row, self._wakers = counters, row, tuple(wakers)
+    def __init__(self, descriptors: Sequence[int], row: int, woken: Callable[[], None]) -> None:
+        self._descriptors, self.row, self._woken = tuple(descriptors), row, woken
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._descriptors[row], self._rung)
+
+    def ring(self, row: int) -> None:
+        os.eventfd_write(self._descriptors[row], 1)
+
+    def close(self) -> None:
+        self._loop.remove_reader(self._descriptors[self.row])
+        for descriptor in self._descriptors:
+            os.close(descriptor)
+
+    def _rung(self) -> None:
+        os.eventfd_read(self._descriptors[self.row])
+        self._woken()
+
+
+class WaitingRoom:
+    """Of one backend, in one worker: at most `limit` waiters, each for at most `timeout` seconds.
+
+    `everywhere`: in each worker's row, how many wait for this backend.
+    """
+
+    def __init__(self, everywhere: memoryview, wakers: Wakers, limit: int, timeout: float) -> None:
+        self._everywhere, self._row, self._wakers = everywhere, wakers.row, wakers
         self._limit, self._timeout = limit, timeout
         self._queue: dict[Ticket, None] = {}  # in the order of coming; any may leave
         self._serving = False
         self._recheck: asyncio.TimerHandle | None = None
-        self._last_woken = row
+        self._last_woken = wakers.row
         self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(self._wakers[row], self._woken)
 
     @property
     def empty(self) -> bool:
@@ -61,7 +80,7 @@ class WaitingRoom:
         ticket = Ticket(take, give_up)
         ticket.timer = self._loop.call_later(self._timeout, self._expired, ticket)
         self._queue[ticket] = None
-        self._counters.add(self._row, Frontend.WAITING)
+        self._everywhere[self._row] += 1
         self._loop.call_soon(self.wake)
         if self._recheck is None:
             self._recheck = self._loop.call_later(RECHECK_SECONDS, self._check_again)
@@ -85,12 +104,12 @@ class WaitingRoom:
 
     def slot_freed(self) -> None:
         """A session of this worker has ended: the queue of one worker, each in turn, may try."""
-        rows = len(self._wakers)
+        rows = len(self._everywhere)
         for step in range(1, rows + 1):
             row = (self._last_woken + step) % rows
-            if self._counters.get(row, Frontend.WAITING):
+            if self._everywhere[row]:
                 self._last_woken = row
-                os.eventfd_write(self._wakers[row], 1)
+                self._wakers.ring(row)
                 return
 
     def close(self) -> None:
@@ -98,14 +117,11 @@ class WaitingRoom:
             self._remove(ticket)
         if self._recheck is not None:
             self._recheck.cancel()
-        self._loop.remove_reader(self._wakers[self._row])
-        for waker in self._wakers:
-            os.close(waker)
 
     def _remove(self, ticket: Ticket) -> None:
         if ticket in self._queue:
             del self._queue[ticket]
-            self._counters.add(self._row, Frontend.WAITING, -1)
+            self._everywhere[self._row] -= 1
             assert ticket.timer is not None
             ticket.timer.cancel()
 
@@ -116,8 +132,4 @@ class WaitingRoom:
 
     def _check_again(self) -> None:
         self._recheck = self._loop.call_later(RECHECK_SECONDS, self._check_again) if self._queue else None
-        self.wake()
-
-    def _woken(self) -> None:
-        os.eventfd_read(self._wakers[self._row])
         self.wake()

@@ -12,79 +12,85 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scaleup.lb.counters import Counters, Frontend, ServerColumn
+from scaleup.lb.counters import (
+    IN_PROGRESS,
+    BackendColumn,
+    Column,
+    Counters,
+    FrontendColumn,
+    ServerColumn,
+    Sizes,
+)
 
-ROWS, SERVERS = 3, 2
+ROWS, SIZES = 3, Sizes(2, 1, 2)
+ALL: list[tuple[Column, int]] = [
+    *product(FrontendColumn, range(2)),
+    *product(BackendColumn, range(1)),
+    *product(ServerColumn, range(2)),
+]
 
 
 @pytest.fixture
 def counters() -> Iterator[Counters]:
-    with contextlib.closing(Counters.create(ROWS, SERVERS)) as counters:
+    with contextlib.closing(Counters.create(ROWS, SIZES)) as counters:
         yield counters
 
 
+def add(counters: Counters, row: int, column: Column, index: int, amount: int) -> None:
+    counters.tally(row, type(column), index)[column] += amount
+
+
 def test_all_begin_at_0(counters: Counters) -> None:
-    assert [counters.total(column) for column in Frontend] == [0] * len(Frontend)
-    for server in range(SERVERS):
-        assert [counters.total_server(server, column) for column in ServerColumn] == [0] * len(ServerColumn)
+    assert {counters.total(column, index) for column, index in ALL} == {0}
 
 
 def test_each_number_has_a_place_of_its_own(counters: Counters) -> None:
-    for number, (row, column) in enumerate(product(range(ROWS), Frontend)):
-        counters.add(row, column, 2**number)
-    for number, (server, row, server_column) in enumerate(product(range(SERVERS), range(ROWS), ServerColumn)):
-        counters.add_server(row, server, server_column, 2**number)
-    for number, (row, column) in enumerate(product(range(ROWS), Frontend)):
-        assert counters.get(row, column) == 2**number
-    for server, server_column in product(range(SERVERS), ServerColumn):
-        numbers = [(server * ROWS + row) * len(ServerColumn) + server_column for row in range(ROWS)]
-        assert counters.total_server(server, server_column) == sum(2**number for number in numbers)
+    places = list(product(range(ROWS), ALL))
+    for number, (row, (column, index)) in enumerate(places):
+        add(counters, row, column, index, number)
+    for number, (row, (column, index)) in enumerate(places):
+        assert counters.tally(row, type(column), index)[column] == number
+        assert counters.rows_of(column, index)[row] == number
 
 
 @given(st.lists(st.tuples(st.integers(0, ROWS - 1), st.integers(0, 1000)), max_size=30))
 def test_the_total_is_the_sum_over_the_rows(additions: list[tuple[int, int]]) -> None:
-    with contextlib.closing(Counters.create(ROWS, SERVERS)) as counters:
+    with contextlib.closing(Counters.create(ROWS, SIZES)) as counters:
         for row, amount in additions:
-            counters.add(row, Frontend.BYTES_IN, amount)
-            counters.add_server(row, 1, ServerColumn.BYTES_IN, amount)
+            add(counters, row, FrontendColumn.BYTES_IN, 0, amount)
+            add(counters, row, ServerColumn.BYTES_IN, 1, amount)
         total = sum(amount for _, amount in additions)
-        assert counters.total(Frontend.BYTES_IN) == counters.total_server(1, ServerColumn.BYTES_IN) == total
-        assert counters.total_server(0, ServerColumn.BYTES_IN) == 0
+        assert counters.total(FrontendColumn.BYTES_IN, 0) == counters.total(ServerColumn.BYTES_IN, 1) == total
+        assert counters.total(ServerColumn.BYTES_IN, 0) == 0
 
 
 def test_more_than_four_gigabytes_are_counted(counters: Counters) -> None:
-    counters.add(0, Frontend.BYTES_OUT, 2**63)
-    counters.add(1, Frontend.BYTES_OUT, 2**63)
-    assert counters.total(Frontend.BYTES_OUT) == 2**64
+    add(counters, 0, FrontendColumn.BYTES_OUT, 0, 2**63)
+    add(counters, 1, FrontendColumn.BYTES_OUT, 0, 2**63)
+    assert counters.total(FrontendColumn.BYTES_OUT, 0) == 2**64
 
 
 def test_what_a_dead_worker_had_in_progress_is_cleared_and_its_totals_stay(counters: Counters) -> None:
-    for row, column in product(range(ROWS), Frontend):
-        counters.add(row, column, 5)
-    for row, server, server_column in product(range(ROWS), range(SERVERS), ServerColumn):
-        counters.add_server(row, server, server_column, 5)
+    for row, (column, index) in product(range(ROWS), ALL):
+        add(counters, row, column, index, 5)
     counters.clear_current(1)
-    for column in Frontend:
-        gone = column in (Frontend.CURRENT, Frontend.WAITING)
-        assert counters.total(column) == (10 if gone else 15)
-        assert counters.get(1, column) == (0 if gone else 5)
-    for server, server_column in product(range(SERVERS), ServerColumn):
-        assert counters.total_server(server, server_column) == (
-            10 if server_column is ServerColumn.CURRENT else 15
-        )
+    for column, index in ALL:
+        rows = [5, 0, 5] if any(column is ends for ends in IN_PROGRESS) else [5, 5, 5]
+        assert list(counters.rows_of(column, index)) == rows
 
 
 WORKER = """
 import sys
-from scaleup.lb.counters import Counters, Frontend, ServerColumn
+from scaleup.lb.counters import Counters, FrontendColumn, ServerColumn, Sizes
 
-descriptor, rows, servers, row, count = map(int, sys.argv[1:])
-counters = Counters(descriptor, rows, servers)
+descriptor, rows, frontends, backends, servers, row, count = map(int, sys.argv[1:])
+counters = Counters(descriptor, rows, Sizes(frontends, backends, servers))
+frontend, server = counters.tally(row, FrontendColumn, 0), counters.tally(row, ServerColumn, 1)
 for _ in range(count):
-    counters.add(row, Frontend.TOTAL)
-    counters.add(row, Frontend.CURRENT)
-    counters.add_server(row, 1, ServerColumn.TOTAL, 2)
-    counters.add(row, Frontend.CURRENT, -1)
+    frontend[FrontendColumn.TOTAL] += 1
+    frontend[FrontendColumn.CURRENT] += 1
+    server[ServerColumn.TOTAL] += 2
+    frontend[FrontendColumn.CURRENT] -= 1
 counters.close()
 """
 
@@ -94,12 +100,12 @@ def test_several_processes_count_at_once_and_nothing_is_lost(counters: Counters)
     workers = [
         subprocess.Popen(
             [sys.executable, "-c", WORKER]
-            + [str(word) for word in (counters.descriptor, ROWS, SERVERS, row, count)],
+            + [str(word) for word in (counters.descriptor, ROWS, *SIZES, row, count)],
             pass_fds=[counters.descriptor],
         )
         for row in range(ROWS)
     ]
     assert [worker.wait(30) for worker in workers] == [0] * ROWS
-    assert counters.total(Frontend.TOTAL) == ROWS * count
-    assert counters.total(Frontend.CURRENT) == 0
-    assert counters.total_server(1, ServerColumn.TOTAL) == 2 * ROWS * count
+    assert counters.total(FrontendColumn.TOTAL, 0) == ROWS * count
+    assert counters.total(FrontendColumn.CURRENT, 0) == 0
+    assert counters.total(ServerColumn.TOTAL, 1) == 2 * ROWS * count

@@ -13,11 +13,12 @@ import pytest
 from servers import Backend
 
 from scaleup.lb import dial
-from scaleup.lb.counters import Counters, ServerColumn
+from scaleup.lb.counters import BackendColumn, Counters, ServerColumn
 from scaleup.lb.dial import Dial, Dialler, Reached
 from scaleup.lb.engine import Engine
 from scaleup.lb.settings import LbSettings
-from scaleup.lb.waiting import WaitingRoom
+from scaleup.lb.waiting import WaitingRoom, Wakers
+from scaleup.lb.worker import sizes_of
 from scaleup.net.addresses import Endpoint
 from scaleup.upstream.balance import algorithm
 from scaleup.upstream.pool import Pool, Server
@@ -35,26 +36,29 @@ class Desk:
 
     def __init__(self, *servers: str, **settings: Any) -> None:
         lines = [f"s{number}={line}" for number, line in enumerate(servers)]
-        self.settings = LbSettings.model_validate({"listen": [":0"], "server": lines, **settings})
+        tier = LbSettings.model_validate({"listen": [":0"], "server": lines, **settings})
+        (self.settings,) = tier.backends
         self.servers = [server.server() for server in self.settings.server]
-        self.counters = Counters.create(1, len(servers))
+        self.counters = Counters.create(1, sizes_of(tier))
+        self.wakers = Wakers([os.eventfd(0, os.EFD_NONBLOCK)], 0, lambda: self.waiting.wake())
         self.waiting = WaitingRoom(
-            self.counters,
-            0,
-            [os.eventfd(0, os.EFD_NONBLOCK)],
+            self.counters.rows_of(BackendColumn.WAITING, 0),
+            self.wakers,
             self.settings.queue,
             self.settings.timeout_queue,
         )
         self.pool = Pool(self.servers, algorithm("roundrobin", lambda n: 0), self.sessions)
         self.engine = Engine(asyncio.get_running_loop())
-        self.dialler = Dialler(self.settings, self.pool, self.counters, 0, self.waiting, self.engine)
+        tallies = [self.counters.tally(0, ServerColumn, number) for number in range(len(servers))]
+        source = str(tier.source) if tier.source else None
+        self.dialler = Dialler(self.settings, self.pool, tallies, self.waiting, self.engine, source)
 
     def sessions(self, server: Server) -> int:
         return self.count(ServerColumn.CURRENT)[self.servers.index(server)]
 
     def count(self, column: ServerColumn) -> list[int]:
         """Of each server."""
-        return [self.counters.total_server(number, column) for number in range(len(self.servers))]
+        return [self.counters.total(column, number) for number in range(len(self.servers))]
 
     def dial(self) -> tuple[Dial, asyncio.Future[Reached]]:
         """The future's error is NoServer."""
@@ -90,6 +94,7 @@ class Desk:
         assert self.count(ServerColumn.CURRENT) == [0] * len(self.servers)
         assert [server.sessions for server in self.servers] == [0] * len(self.servers)
         self.waiting.close()
+        self.wakers.close()
         self.engine.close()
         self.counters.close()
 

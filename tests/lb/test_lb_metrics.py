@@ -9,8 +9,9 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from scaleup.lb.counters import Counters, Frontend, ServerColumn
+from scaleup.lb.counters import BackendColumn, Column, Counters, FrontendColumn, ServerColumn, Sizes
 from scaleup.lb.metrics import LbCollector
+from scaleup.lb.settings import LbSettings
 from scaleup.net.addresses import Endpoint
 from scaleup.upstream.pool import Server
 
@@ -19,7 +20,7 @@ WEB1 = {"proxy": "lb", "server": "web1"}
 
 @pytest.fixture
 def counters() -> Iterator[Counters]:
-    with contextlib.closing(Counters.create(2, 2)) as counters:
+    with contextlib.closing(Counters.create(2, Sizes(1, 1, 2))) as counters:
         yield counters
 
 
@@ -29,7 +30,10 @@ def scrape(counters: Counters) -> dict[tuple[str, frozenset[tuple[str, str]]], f
         Server("web2", Endpoint("10.0.0.22", 80), up=False),
     ]
     registry = CollectorRegistry()
-    registry.register(LbCollector("lb", servers, counters))
+    settings = LbSettings.model_validate(
+        {"listen": [":80"], "server": ["web1=10.0.0.21:80", "web2=10.0.0.22:80"]}
+    )
+    registry.register(LbCollector(settings, [servers], counters))
     families = text_string_to_metric_families(generate_latest(registry).decode())
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
@@ -43,40 +47,41 @@ def value(samples: dict[tuple[str, frozenset[tuple[str, str]]], float], name: st
 
 
 def test_the_counters_of_all_workers_under_haproxys_names(counters: Counters) -> None:
-    for number, column in enumerate(Frontend):
-        counters.add(0, column, number)
-        counters.add(1, column, 100)
-    for number, server_column in enumerate(ServerColumn):
-        counters.add_server(0, 0, server_column, number)
-        counters.add_server(1, 0, server_column, 100)
+    names: list[tuple[Column, str]] = [
+        (FrontendColumn.CURRENT, "current_sessions"),
+        (FrontendColumn.TOTAL, "sessions_total"),
+        (FrontendColumn.BYTES_IN, "bytes_in_total"),
+        (FrontendColumn.BYTES_OUT, "bytes_out_total"),
+        (FrontendColumn.KILLED, "killed_sessions_total"),
+        (FrontendColumn.PAUSES, "back_pressure_pauses_total"),
+        (FrontendColumn.ABANDONED, "abandoned_connections_total"),
+        (FrontendColumn.DENIED, "connections_denied_total"),
+        (BackendColumn.WAITING, "current_queue"),
+        (BackendColumn.REFUSED, "failed_connections_total"),
+        (ServerColumn.CURRENT, "current_sessions"),
+        (ServerColumn.TOTAL, "sessions_total"),
+        (ServerColumn.BYTES_IN, "bytes_in_total"),
+        (ServerColumn.BYTES_OUT, "bytes_out_total"),
+        (ServerColumn.CONNECT_ERRORS, "connection_errors_total"),
+        (ServerColumn.RETRIES, "retry_warnings_total"),
+        (ServerColumn.REDISPATCHES, "redispatch_warnings_total"),
+    ]
+    assert len(names) == len(FrontendColumn) + len(BackendColumn) + len(ServerColumn)
+    kinds: dict[type[Column], str] = {
+        FrontendColumn: "frontend",
+        BackendColumn: "backend",
+        ServerColumn: "server",
+    }
+    for column, _ in names:
+        counters.tally(0, type(column), 0)[column] = column
+        counters.tally(1, type(column), 0)[column] = 100
     samples = scrape(counters)
-    frontend = {
-        "current_sessions": Frontend.CURRENT,
-        "sessions_total": Frontend.TOTAL,
-        "bytes_in_total": Frontend.BYTES_IN,
-        "bytes_out_total": Frontend.BYTES_OUT,
-        "current_queue": Frontend.WAITING,
-        "failed_connections_total": Frontend.REFUSED,
-        "killed_sessions_total": Frontend.KILLED,
-        "back_pressure_pauses_total": Frontend.PAUSES,
-        "abandoned_connections_total": Frontend.ABANDONED,
-    }
-    assert set(frontend.values()) == set(Frontend)
-    for name, column in frontend.items():
-        assert value(samples, f"frontend_{name}", proxy="lb") == column + 100
-    server = {
-        "current_sessions": ServerColumn.CURRENT,
-        "sessions_total": ServerColumn.TOTAL,
-        "bytes_in_total": ServerColumn.BYTES_IN,
-        "bytes_out_total": ServerColumn.BYTES_OUT,
-        "connection_errors_total": ServerColumn.CONNECT_ERRORS,
-        "retry_warnings_total": ServerColumn.RETRIES,
-        "redispatch_warnings_total": ServerColumn.REDISPATCHES,
-    }
-    assert set(server.values()) == set(ServerColumn)
-    for name, server_column in server.items():
-        assert value(samples, f"server_{name}", **WEB1) == server_column + 100
-        assert value(samples, f"server_{name}", proxy="lb", server="web2") == 0
+    for column, name in names:
+        kind = kinds[type(column)]
+        labels = WEB1 if kind == "server" else {"proxy": "lb"}
+        assert value(samples, f"{kind}_{name}", **labels) == column + 100
+        if kind == "server":
+            assert value(samples, f"server_{name}", proxy="lb", server="web2") == 0
 
 
 def test_a_servers_state_is_one_hot(counters: Counters) -> None:

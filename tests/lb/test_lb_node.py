@@ -108,6 +108,44 @@ def cluster(start: Start, virtual: tuple[str, int], key: str, web1: EchoServer) 
 # ----- a node without an election -----------------------------------------------------------------
 
 
+def test_several_frontends_each_with_its_backend(
+    start: Start, plain: tuple[str, int], web1: EchoServer, web2: EchoServer, tmp_path: Path
+) -> None:
+    other = plain[0], free_port(plain[0])
+    file = tmp_path / "cluster.toml"
+    file.write_text(f"""
+        [[lb.frontend]]
+        name = "www"
+        listen = ["{plain[0]}:{plain[1]}"]
+        backend = "first"
+        [[lb.frontend]]
+        name = "more"
+        listen = ["{other[0]}:{other[1]}"]
+        backend = "second"
+        maxconn = 1
+        [[lb.backend]]
+        name = "first"
+        server = ["web={web1.address}"]
+        [[lb.backend]]
+        name = "second"
+        server = ["web={web2.address}"]
+    """)
+    node = start("--config", str(file), "--workers", "2").ready()
+    with contextlib.ExitStack() as stack:
+        for _ in range(3):
+            assert stack.enter_context(Client(plain)).greeting() == "web1"
+        with Client(other) as first:
+            assert first.greeting() == "web2"
+            assert node.metric("lb_frontend_current_sessions", proxy="www") == 3
+            assert node.metric("lb_server_current_sessions", proxy="second", server="web") == 1
+            waiting = stack.enter_context(Client(other))
+            eventually(lambda: node.metric("lb_frontend_current_sessions", proxy="more") >= 1)
+        assert waiting.greeting() == "web2", "there is room now"
+    eventually(lambda: node.metric("lb_frontend_current_sessions", proxy="more") == 0)
+    assert node.metric("lb_frontend_sessions_total", proxy="more") == 2
+    assert node.metric("lb_backend_active_servers", proxy="first") == 1
+
+
 def test_sessions_and_checks_and_what_the_metrics_say_of_them(
     start: Start, plain: tuple[str, int], web1: EchoServer, web2: EchoServer
 ) -> None:

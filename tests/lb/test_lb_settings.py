@@ -100,3 +100,97 @@ def test_no_more_sockets_than_the_vrrp_process_can_be_handed() -> None:
 def test_the_maxima_fit_the_message_to_a_worker() -> None:
     """The counters' memory, a waker for each worker, and its own listening sockets."""
     assert 1 + 64 + MAX_ELECTED_SOCKETS <= MAX_DESCRIPTORS
+
+
+# ----- several proxies --------------------------------------------------------------------------------
+
+SEVERAL = """
+[lb]
+timeout_server = 7
+maxconn = 100
+[[lb.frontend]]
+name = "www"
+listen = ["10.0.0.1:80", "10.0.0.100:80"]
+backend = "web"
+maxconn = 9
+[[lb.frontend]]
+name = "sql"
+listen = ["10.0.0.1:3306"]
+backend = "db"
+[[lb.backend]]
+name = "web"
+balance = "leastconn"
+server = ["web1=10.0.0.21:8080"]
+[[lb.backend]]
+name = "db"
+timeout_server = 600
+server = ["db1=10.0.0.41:3306"]
+"""
+
+
+def from_file(text: str, *arguments: str) -> LbSettings:
+    Path("cluster.toml").write_text(text)
+    return settings("--config", "cluster.toml", *arguments)
+
+
+@pytest.fixture
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("_folder")
+def test_several_proxies_and_what_they_have_in_common() -> None:
+    said = from_file(SEVERAL, *ELECTION)
+    www, sql = said.frontends
+    web, db = said.backends
+    assert (www.name, www.backend, www.maxconn) == ("www", "web", 9)
+    assert (sql.name, sql.backend, sql.maxconn) == ("sql", "db", 100)
+    assert (web.balance, web.timeout_server) == ("leastconn", 7)
+    assert (db.balance, db.timeout_server) == ("roundrobin", 600)
+    assert said.elected == (Endpoint("10.0.0.100", 80),)
+    assert said.endpoints[0] == Endpoint("10.0.0.100", 80), "first what is elected"
+
+
+@pytest.mark.usefixtures("_folder")
+def test_what_is_sent_and_printed_leaves_the_defaults_to_lb() -> None:
+    said = from_file(SEVERAL)
+    again = LbSettings.model_validate(said.table())
+    assert again.frontends == said.frontends
+    assert again.backends == said.backends
+    assert said.table()["frontend"][1] == {"name": "sql", "listen": ["10.0.0.1:3306"], "backend": "db"}
+
+
+def test_one_proxy_said_by_flags_is_called_lb() -> None:
+    (frontend,), (backend,) = settings(*PLAIN).frontends, settings(*PLAIN).backends
+    assert frontend.name == frontend.backend == backend.name == "lb"
+
+
+@pytest.mark.usefixtures("_folder")
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (
+            'backend = "web"',
+            'backend = "wbe"',
+            "frontend www: there is no backend 'wbe'; did you mean \"web\"?",
+        ),
+        ('backend = "db"\n', "", "frontend sql: say its backend, one of web, db"),
+        ('name = "sql"', 'name = "www"', "two [[lb.frontend]] are called 'www'"),
+        ('name = "db"', 'name = "web"', "two [[lb.backend]] are called 'web'"),
+        ('name = "sql"', 'name = "s q l"', "cluster.toml:11: frontend: 's q l' is not a name"),
+        ('name = "sql"\n', "", "cluster.toml:10: frontend: Field required"),
+        ("10.0.0.1:3306", "10.0.0.1:80", "--listen says one address twice, 10.0.0.1:80"),
+        ('listen = ["10.0.0.1:3306"]\n', "", "frontend sql: it has no listen"),
+        ('server = ["db1=10.0.0.41:3306"]\n', "", "backend db: it has no server"),
+        ("maxconn = 100", 'listen = ["10.0.0.1:81"]', "write one or the other"),
+        (
+            "timeout_server = 600",
+            "timeout_sever = 600",
+            "cluster.toml:20: backend: no such key: timeout_sever",
+        ),
+    ],
+)
+def test_faults_of_several_proxies(old: str, new: str, said: str) -> None:
+    assert old in SEVERAL
+    Path("cluster.toml").write_text(SEVERAL.replace(old, new))
+    assert said in fault("--config", "cluster.toml")

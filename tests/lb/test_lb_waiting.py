@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any
 
 import pytest
 
 from scaleup.lb import waiting
-from scaleup.lb.counters import Counters, Frontend
-from scaleup.lb.waiting import Ticket, WaitingRoom
+from scaleup.lb.counters import BackendColumn, Counters, Sizes
+from scaleup.lb.waiting import Ticket, WaitingRoom, Wakers
 
 PATIENCE_SECONDS = 5.0
 
@@ -24,14 +25,18 @@ class Hall:
         self.asked: list[str] = []
         self.served: list[str] = []
         self.gave_up: list[str] = []
-        self.counters = Counters.create(rows, 1)
+        self.counters = Counters.create(rows, Sizes(1, 1, 1))
         wakers = [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(rows)]
-        self.rooms = [
-            WaitingRoom(self.counters, row, [os.dup(waker) for waker in wakers], limit, timeout)
-            for row in range(rows)
+        self.wakers = [
+            Wakers([os.dup(waker) for waker in wakers], row, partial(self.woken, row)) for row in range(rows)
         ]
+        everywhere = self.counters.rows_of(BackendColumn.WAITING, 0)
+        self.rooms = [WaitingRoom(everywhere, self.wakers[row], limit, timeout) for row in range(rows)]
         for waker in wakers:
             os.close(waker)
+
+    def woken(self, row: int) -> None:
+        self.rooms[row].wake()
 
     def enter(self, name: str, row: int = 0) -> Ticket | None:
         """Wait for a slot, and keep it."""
@@ -52,7 +57,7 @@ class Hall:
         self.rooms[row].slot_freed()
 
     def waiting(self, row: int = 0) -> int:
-        return self.counters.get(row, Frontend.WAITING)
+        return self.counters.rows_of(BackendColumn.WAITING, 0)[row]
 
     async def until(self, done: Callable[[], bool]) -> None:
         async with asyncio.timeout(PATIENCE_SECONDS):
@@ -65,6 +70,8 @@ class Hall:
     def close(self) -> None:
         for room in self.rooms:
             room.close()
+        for wakers in self.wakers:
+            wakers.close()
         assert [self.waiting(row) for row in range(len(self.rooms))] == [0] * len(self.rooms)
         self.counters.close()
 
@@ -214,9 +221,9 @@ async def test_workers_that_wait_are_woken_in_turn(halls: Any, monkeypatch: pyte
 async def test_nobody_is_woken_where_nobody_waits(halls: Any) -> None:
     hall = halls(rows=2)
     hall.free(row=0)
-    for room, row in zip(hall.rooms, range(2), strict=True):
+    for row in range(2):
         with pytest.raises(BlockingIOError):
-            os.eventfd_read(room._wakers[row])
+            os.eventfd_read(hall.wakers[row]._descriptors[row])
 
 
 async def test_a_slot_freed_before_the_first_question_is_not_missed(

@@ -15,9 +15,9 @@ import pytest
 from plays import Actor
 from servers import Backend
 
-from scaleup.lb.counters import Counters, Frontend, ServerColumn
+from scaleup.lb.counters import BackendColumn, Column, Counters, FrontendColumn, ServerColumn
 from scaleup.lb.settings import LbSettings
-from scaleup.lb.worker import Worker
+from scaleup.lb.worker import Worker, sizes_of
 from scaleup.net.addresses import Endpoint
 from scaleup.net.sockets import bound, stop_listening
 from scaleup.processes import Message, Process
@@ -48,7 +48,7 @@ class Shop:
                 **settings,
             }
         )
-        self.counters = Counters.create(1, len(servers))
+        self.counters = Counters.create(1, sizes_of(self.settings))
         self.sockets = [bound(where, "--listen") for where in (self.elected, self.plain)]
         for sock, listens in zip(self.sockets, (active, True), strict=True):
             if listens:
@@ -132,18 +132,18 @@ class Shop:
         await server.expect(b"hello")
         return client, server
 
-    def count(self, column: Frontend) -> int:
-        return self.counters.total(column)
+    def count(self, column: Column) -> int:
+        return self.counters.total(column, 0)
 
     def server_count(self, column: ServerColumn, server: int = 0) -> int:
-        return self.counters.total_server(server, column)
+        return self.counters.total(column, server)
 
     async def empty(self) -> None:
         """Until no session is left."""
         async with asyncio.timeout(PATIENCE_SECONDS):
-            while self.count(Frontend.CURRENT):  # noqa: ASYNC110
+            while self.count(FrontendColumn.CURRENT):  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
-        assert not self.worker._sessions
+        assert not list(self.worker._sessions)
 
     async def drain(self, seconds: float = 0.0) -> None:
         self._closed = True
@@ -157,7 +157,7 @@ class Shop:
             actor.close()
         if not self._closed:
             await self.drain()
-        assert self.count(Frontend.CURRENT) == self.count(Frontend.WAITING) == 0
+        assert self.count(FrontendColumn.CURRENT) == self.count(BackendColumn.WAITING) == 0
         for number in range(len(self.settings.server)):
             assert self.server_count(ServerColumn.CURRENT, number) == 0
         assert asyncio.all_tasks() == {asyncio.current_task()}
@@ -206,7 +206,7 @@ async def eventually(condition: Callable[[], object]) -> None:
 async def test_a_session_from_its_start_to_its_end_and_what_it_counts(shop: Open, backend: Backend) -> None:
     one = shop(backend)
     client, server = await one.session(backend)
-    assert one.count(Frontend.CURRENT) == one.server_count(ServerColumn.CURRENT) == 1
+    assert one.count(FrontendColumn.CURRENT) == one.server_count(ServerColumn.CURRENT) == 1
     client.fin()
     await server.expect_fin()
     await server.send(b"goodbye")
@@ -215,16 +215,20 @@ async def test_a_session_from_its_start_to_its_end_and_what_it_counts(shop: Open
     await client.expect_fin()
     await one.empty()
     assert one.server_count(ServerColumn.CURRENT) == 0
-    assert one.count(Frontend.TOTAL) == one.server_count(ServerColumn.TOTAL) == 1
-    assert one.count(Frontend.BYTES_IN) == one.server_count(ServerColumn.BYTES_IN) == len(b"hello")
-    assert one.count(Frontend.BYTES_OUT) == one.server_count(ServerColumn.BYTES_OUT) == len(b"welcomegoodbye")
+    assert one.count(FrontendColumn.TOTAL) == one.server_count(ServerColumn.TOTAL) == 1
+    assert one.count(FrontendColumn.BYTES_IN) == one.server_count(ServerColumn.BYTES_IN) == len(b"hello")
+    assert (
+        one.count(FrontendColumn.BYTES_OUT)
+        == one.server_count(ServerColumn.BYTES_OUT)
+        == len(b"welcomegoodbye")
+    )
 
 
 async def test_before_it_knows_the_state_nobody_is_accepted(shop: Open, backend: Backend) -> None:
     one = shop(backend, told=False)
     client = await one.client()  # connected by the kernel
     await asyncio.sleep(0.01)
-    assert one.count(Frontend.TOTAL) == 0
+    assert one.count(FrontendColumn.TOTAL) == 0
     one.say_state()
     server = await one.served(backend)
     await server.send(b"welcome")
@@ -239,7 +243,7 @@ async def test_without_a_server_a_client_is_reset_at_once(
     for _ in range(3):
         await (await one.client()).expect_rst()
     await one.empty()
-    assert one.count(Frontend.REFUSED) == one.count(Frontend.TOTAL) == 3
+    assert one.count(BackendColumn.REFUSED) == one.count(FrontendColumn.TOTAL) == 3
     assert one.server_count(ServerColumn.TOTAL) == 0
     assert len(caplog.messages) == 1
     assert "refused: no server is up" in caplog.messages[0]
@@ -263,12 +267,12 @@ async def test_a_server_that_comes_up_serves_all_who_wait(
     shop: Open, backend: Backend, other: Backend
 ) -> None:
     one = shop(backend, other)
-    one.worker._pool.servers[0].maxconn = 1
+    one.worker._servers[0].maxconn = 1
     one.server_is(1, up=False)
     await one.session(backend)
     for _ in range(3):
         await one.client()
-    await eventually(lambda: one.count(Frontend.WAITING) == 3)
+    await eventually(lambda: one.count(BackendColumn.WAITING) == 3)
     one.server_is(1, up=True)
     for _ in range(3):
         await one.served(other)
@@ -280,7 +284,7 @@ async def test_a_client_that_is_gone_before_it_was_served_leaves_nothing(
     one = shop(backend)
     for _ in range(5):
         (await one.client()).rst()
-    await eventually(lambda: one.count(Frontend.TOTAL) == 5)
+    await eventually(lambda: one.count(FrontendColumn.TOTAL) == 5)
     await one.empty()
 
 
@@ -292,7 +296,7 @@ async def test_maxconn_makes_clients_wait_in_the_kernels_queue(shop: Open, backe
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05):
             await third.receive()
-    assert one.count(Frontend.TOTAL) == 2
+    assert one.count(FrontendColumn.TOTAL) == 2
     sessions[0][0].close()
     await sessions[0][1].expect_fin()
     sessions[0][1].close()
@@ -303,27 +307,28 @@ async def test_an_error_of_ours_costs_one_session_and_nothing_else(
     shop: Open, backend: Backend, caplog: pytest.LogCaptureFixture
 ) -> None:
     one = shop(backend)
-    pool, one.worker._dialler.pool = one.worker._dialler.pool, cast(Any, None)
+    dialler = one.worker._backends[0].dialler
+    pool, dialler.pool = dialler.pool, cast(Any, None)
     await (await one.client()).expect_rst()
     await one.empty()
     assert "an error of ours" in caplog.text
-    one.worker._dialler.pool = pool
+    dialler.pool = pool
     await one.session(backend)
 
 
 async def test_killing_those_who_wait_calls_none_of_them_to_a_slot(shop: Open, backend: Backend) -> None:
     """The slots that the killed leave go to nobody who is killed next; no server hears of them."""
     one = shop(backend, timeout_queue=3600.0)
-    one.worker._pool.servers[0].maxconn = 2
+    one.worker._servers[0].maxconn = 2
     served = [await one.session(backend, one.elected) for _ in range(2)]
     waiting = [await one.client(one.elected) for _ in range(8)]
-    while one.count(Frontend.WAITING) < 8:  # noqa: ASYNC110
+    while one.count(BackendColumn.WAITING) < 8:  # noqa: ASYNC110
         await asyncio.sleep(0.001)
     one.give_address_up()
     for client in [*(client for client, _ in served), *waiting]:
         await client.expect_rst()
     await one.empty()
-    assert one.count(Frontend.KILLED) == 10
+    assert one.count(FrontendColumn.KILLED) == 10
     with pytest.raises(BlockingIOError):
         backend.accept()
 
@@ -342,7 +347,7 @@ async def test_when_the_address_leaves_its_sessions_are_reset_on_both_sides(
     await elected[1].expect_rst()
     await plain[0].send(b"still here")
     await plain[1].expect(b"still here")
-    assert one.count(Frontend.KILLED) == 1
+    assert one.count(FrontendColumn.KILLED) == 1
     with pytest.raises(ConnectionRefusedError):
         await one.client(one.elected)
     await one.session(backend)
@@ -356,8 +361,8 @@ async def test_when_the_address_leaves_those_who_wait_for_a_server_are_reset(sho
         one.give_address_up()
         await dialling.expect_rst()
         await one.empty()
-        assert one.count(Frontend.KILLED) == 1
-        assert one.count(Frontend.REFUSED) == 0
+        assert one.count(FrontendColumn.KILLED) == 1
+        assert one.count(BackendColumn.REFUSED) == 0
 
 
 async def test_the_address_comes_and_goes(shop: Open, backend: Backend) -> None:
@@ -371,7 +376,7 @@ async def test_the_address_comes_and_goes(shop: Open, backend: Backend) -> None:
         one.say_state()
         await client.expect_rst()
         await server.expect_rst()
-        assert one.count(Frontend.KILLED) == count
+        assert one.count(FrontendColumn.KILLED) == count
 
 
 async def test_being_told_of_an_address_that_has_left_already_does_no_harm(
@@ -404,7 +409,7 @@ async def test_a_drain_serves_the_queue_refuses_the_rest_and_waits(shop: Open, b
         one.take_address()  # too late: this worker accepts no more
         await one.client(one.elected)
         await asyncio.sleep(0.01)
-        assert one.count(Frontend.TOTAL) == 6
+        assert one.count(FrontendColumn.TOTAL) == 6
         assert not draining.done()
         await early[0].send(b"last words")
         await early[1].expect(b"last words")
@@ -413,19 +418,19 @@ async def test_a_drain_serves_the_queue_refuses_the_rest_and_waits(shop: Open, b
         began = time.monotonic()
         early[1].close()
     assert time.monotonic() - began < 4
-    assert one.count(Frontend.KILLED) == 0
+    assert one.count(FrontendColumn.KILLED) == 0
 
 
 async def test_what_is_left_at_the_end_of_the_drain_is_reset(shop: Open, backend: Backend) -> None:
     one = shop(backend)
-    one.worker._pool.servers[0].maxconn = 1
+    one.worker._servers[0].maxconn = 1
     client, server = await one.session(backend)
     queued = await one.client()
-    await eventually(lambda: one.count(Frontend.WAITING) == 1)
+    await eventually(lambda: one.count(BackendColumn.WAITING) == 1)
     await one.drain(0.05)
     for actor in (client, server, queued):
         await actor.expect_rst()
-    assert one.count(Frontend.KILLED) == 2
+    assert one.count(FrontendColumn.KILLED) == 2
 
 
 async def test_a_drain_without_sessions_is_done_at_once(shop: Open, backend: Backend) -> None:

@@ -1,0 +1,206 @@
+"""A frontend, as one worker has it: each of its clients, from accept to the end.
+
+    accepted ──▶ dialling ──▶ relayed ──▶ ended         counted at each arrow
+                    │            │
+                    └────────────┴──────▶ reset: no server, the client left, the address left, the drain is over
+
+When the virtual address leaves, sessions that came through it cannot live on: from now on their packets go
+to the other node. They are reset on both sides, so that both peers know at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from socket import SocketType
+
+from scaleup.lb.accept import Acceptor
+from scaleup.lb.counters import BackendColumn, FrontendColumn, ServerColumn, Tally
+from scaleup.lb.dial import Dial, Dialler, Reached
+from scaleup.lb.engine import ERROR, Engine
+from scaleup.lb.relay import Outcome, Relay, Timeouts
+from scaleup.lb.settings import FrontendTable
+from scaleup.net.sockets import close_with_reset
+from scaleup.processes.logs import LimitedLog
+from scaleup.upstream.balance import client_key
+from scaleup.upstream.pool import Server
+
+log = logging.getLogger(__name__)
+
+LOG_EVERY_SECONDS = 5.0
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """A client's connection."""
+
+    frontend: Frontend
+    client: SocketType
+    address: str
+    elected: bool
+    """It came through a virtual address."""
+    events: int = 0
+    """What the engine told of the client's socket while a server was dialled."""
+    dial: Dial | None = None
+    """Until a server was reached."""
+    relay: Relay | None = None
+    """From then on."""
+
+
+class Sessions:
+    """All of a worker's, at most `limit`. `on_room()` is called when one has ended."""
+
+    def __init__(self, limit: int, on_room: Callable[[], None]) -> None:
+        self._limit, self._on_room = limit, on_room
+        self._sessions: set[Session] = set()
+        self._none = asyncio.Event()
+        self._none.set()
+
+    @property
+    def has_room(self) -> bool:
+        return len(self._sessions) < self._limit
+
+    def __iter__(self) -> Iterator[Session]:
+        """Of a copy: they may end meanwhile."""
+        return iter(tuple(self._sessions))
+
+    def __contains__(self, session: Session) -> bool:
+        return session in self._sessions
+
+    def add(self, session: Session) -> None:
+        self._sessions.add(session)
+        self._none.clear()
+
+    def remove(self, session: Session) -> None:
+        self._sessions.discard(session)
+        if not self._sessions:
+            self._none.set()
+        self._on_room()
+
+    async def none(self) -> None:
+        """Wait until there is none."""
+        await self._none.wait()
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """Where a frontend's connections go: `tally` is the backend's own, beside those of its servers."""
+
+    dialler: Dialler
+    tally: Tally
+    server_timeout: float
+    server_fin_timeout: float
+    by_address: bool
+    """The client's address decides which server it gets."""
+
+
+class Frontend:
+    """Accepts on `sockets`, of which the first `elected` are on a virtual address; owns them.
+
+    `tally`: its own, in this worker's row; `everywhere`: its current sessions in each row.
+    """
+
+    def __init__(
+        self,
+        settings: FrontendTable,
+        sockets: Sequence[socket.socket],
+        elected: int,
+        backend: Backend,
+        engine: Engine,
+        sessions: Sessions,
+        tally: Tally,
+        everywhere: memoryview,
+    ) -> None:
+        self.name = settings.name
+        self._backend, self._engine, self._sessions, self._tally = backend, engine, sessions, tally
+        self._dialler = backend.dialler
+        self._timeouts = Timeouts(
+            client=settings.timeout_client,
+            server=backend.server_timeout,
+            client_fin=settings.timeout_client_fin,
+            server_fin=backend.server_fin_timeout,
+        )
+        self._maxconn, self._everywhere = settings.maxconn, everywhere
+        self._limited = LimitedLog(log, LOG_EVERY_SECONDS, engine.loop.time)
+        self.acceptor = Acceptor(sockets, elected, self._has_room, self._accepted)
+
+    def reset(self, session: Session) -> None:
+        """Before it was relayed: close the client's socket so that it hears RST, as it was never served."""
+        if session.dial is not None:
+            session.dial.cancel()
+        self._engine.forget(session.client.fileno())
+        close_with_reset(session.client)
+        self._ended(session)
+
+    def kill(self, session: Session) -> None:
+        self._tally[FrontendColumn.KILLED] += 1
+        if session.relay is not None:
+            session.relay.abort()
+        else:
+            self.reset(session)
+
+    def _has_room(self) -> bool:
+        return self._sessions.has_room and sum(self._everywhere) < self._maxconn
+
+    def _accepted(self, client: SocketType, address: str, elected: bool) -> None:
+        session = Session(self, client, address, elected)
+        self._sessions.add(session)
+        tally = self._tally
+        tally[FrontendColumn.CURRENT] += 1
+        tally[FrontendColumn.TOTAL] += 1
+        try:
+            self._engine.watch(client.fileno(), partial(self._told_early, session))
+            key = client_key(address) if self._backend.by_address else None
+            dial = self._dialler.dial(key, partial(self._reached, session), partial(self._refused, session))
+        except Exception:
+            log.exception("an error of ours: the connection of %s is reset", address)
+            self.reset(session)
+        else:
+            session.dial = None if dial.over else dial
+
+    def _told_early(self, session: Session, events: int) -> None:
+        """Something has happened to a client that still waits for its server: its request, as a rule."""
+        session.events |= events
+        if events & ERROR:  # it was reset: nobody is left to be served
+            self._tally[FrontendColumn.ABANDONED] += 1
+            self.reset(session)
+
+    def _refused(self, session: Session, reason: str) -> None:
+        self._limited.warning("no server", f"connection of {session.address} refused: {reason}")
+        self._backend.tally[BackendColumn.REFUSED] += 1
+        self.reset(session)
+
+    def _reached(self, session: Session, reached: Reached) -> None:
+        """Start the relay, which goes on by itself and ends in `_relayed`."""
+        self._dialler.tally(reached.server)[ServerColumn.TOTAL] += 1
+        session.dial = None
+        session.relay = Relay(
+            self._engine,
+            session.client,
+            reached.socket,
+            self._timeouts,
+            partial(self._relayed, session, reached.server),
+        )
+        session.relay.start(session.events, reached.events)
+
+    def _relayed(self, session: Session, server: Server, outcome: Outcome) -> None:
+        theirs, ours = self._dialler.tally(server), self._tally
+        theirs[ServerColumn.BYTES_IN] += outcome.bytes_in
+        theirs[ServerColumn.BYTES_OUT] += outcome.bytes_out
+        ours[FrontendColumn.BYTES_IN] += outcome.bytes_in
+        ours[FrontendColumn.BYTES_OUT] += outcome.bytes_out
+        if outcome.pauses:
+            ours[FrontendColumn.PAUSES] += outcome.pauses
+        self._dialler.release(server)
+        self._ended(session)
+
+    def _ended(self, session: Session) -> None:
+        session.dial = session.relay = (
+            None  # they know the session, too: without this only the collector ends it
+        )
+        self._tally[FrontendColumn.CURRENT] -= 1
+        self._sessions.remove(session)
