@@ -18,7 +18,9 @@ Reading order:
     frontend   a client from accept to the end: accept, dial, relay, and what is counted
     worker     one process: its frontends and backends; what happens when the virtual address comes and goes
     counters   the array in shared memory in which workers count and from which all read
-    node       the parent: sockets, health checks, children, the drain
+    generation the workers of one configuration; a reload makes another one
+    totals     what all generations have counted
+    node       the parent: sockets, health checks, children, the reload, the drain
     metrics    HAProxy's names for what the counters hold
 
 Invariants: only workers touch user bytes. Only the node opens listening sockets, and it hands them down,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+
+from scaleup.config import load
 from scaleup.lb.node import Node
 from scaleup.lb.settings import LbSettings
 from scaleup.processes import Process, run
@@ -12,6 +15,7 @@ async def serve(settings: LbSettings, process: Process) -> None:
     try:
         await node.start()
         process.ready()
+        process.reloads(lambda: load(LbSettings, sys.argv[1:]).settings, node.reload)
         await process.stopping.wait()
     finally:
         await node.stop()

@@ -18,11 +18,12 @@ import errno
 import logging
 import resource
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 from socket import SocketType
 
-from scaleup.net.sockets import BACKLOG, stop_listening
+from scaleup.net.addresses import Endpoint
+from scaleup.net.sockets import BACKLOG, endpoint_of, stop_listening
 from scaleup.processes.logs import LimitedLog
 
 log = logging.getLogger(__name__)
@@ -56,19 +57,18 @@ class Listener:
 
 
 class Acceptor:
-    """Accepts while `has_room()`. `on_client(socket, address, elected)` owns the accepted socket.
+    """Accepts from `listeners`, which it owns, while `has_room()`.
 
-    The first `elected` of `sockets`, which it owns, are those on a virtual address.
+    `on_client(socket, address, elected)` owns the accepted socket.
     """
 
     def __init__(
         self,
-        sockets: Sequence[socket.socket],
-        elected: int,
+        listeners: Sequence[Listener],
         has_room: Callable[[], bool],
         on_client: Callable[[SocketType, str, bool], None],
     ) -> None:
-        self._listeners = [Listener(sock, number < elected) for number, sock in enumerate(sockets)]
+        self._listeners = tuple(listeners)
         self._has_room, self._on_client = has_room, on_client
         self._loop = asyncio.get_running_loop()
         self._paused = False
@@ -102,12 +102,15 @@ class Acceptor:
     def finish(self) -> None:
         """Accept what waits, then refuse, for good: the order that resets the fewest connections."""
         for listener in self._listeners:
-            for _ in range(BACKLOG):  # the queue is no longer, and clients may come as fast as we accept
-                if not (listener.accepting and self._has_room() and self._accept(listener)):
-                    break
-            if listener.accepting:
+            self._finish(listener)
+
+    def leave(self, gone: Container[Endpoint]) -> None:
+        """Accept no more. Others do that from now on, but for the addresses that are `gone`: those are finished."""
+        for listener in self._listeners:
+            if listener.accepting and endpoint_of(listener.socket) in gone:
+                self._finish(listener)
+            else:
                 self._idle(listener)
-                stop_listening(listener.socket)
 
     def close(self) -> None:
         if self._again is not None:
@@ -119,6 +122,14 @@ class Acceptor:
     def _idle(self, listener: Listener) -> None:
         listener.accepting = False
         self._loop.remove_reader(listener.socket)
+
+    def _finish(self, listener: Listener) -> None:
+        for _ in range(BACKLOG):  # the queue is no longer, and clients may come as fast as we accept
+            if not (listener.accepting and self._has_room() and self._accept(listener)):
+                break
+        if listener.accepting:
+            self._idle(listener)
+            stop_listening(listener.socket)
 
     def _acceptable(self, listener: Listener) -> None:
         for _ in range(ACCEPT_BATCH):

@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from socket import SocketType
 
-from scaleup.lb.accept import Acceptor
+from scaleup.lb.accept import Acceptor, Listener
 from scaleup.lb.counters import BackendColumn, FrontendColumn, ServerColumn, Tally
 from scaleup.lb.dial import Dial, Dialler, Reached
 from scaleup.lb.engine import ERROR, Engine
@@ -99,7 +98,7 @@ class Backend:
 
 
 class Frontend:
-    """Accepts on `sockets`, of which the first `elected` are on a virtual address; owns them.
+    """Accepts from `listeners`, which it owns.
 
     `tally`: its own, in this worker's row; `everywhere`: its current sessions in each row.
     """
@@ -107,8 +106,7 @@ class Frontend:
     def __init__(
         self,
         settings: FrontendTable,
-        sockets: Sequence[socket.socket],
-        elected: int,
+        listeners: Sequence[Listener],
         backend: Backend,
         engine: Engine,
         sessions: Sessions,
@@ -126,7 +124,7 @@ class Frontend:
         )
         self._maxconn, self._everywhere = settings.maxconn, everywhere
         self._limited = LimitedLog(log, LOG_EVERY_SECONDS, engine.loop.time)
-        self.acceptor = Acceptor(sockets, elected, self._has_room, self._accepted)
+        self.acceptor = Acceptor(listeners, self._has_room, self._accepted)
 
     def reset(self, session: Session) -> None:
         """Before it was relayed: close the client's socket so that it hears RST, as it was never served."""

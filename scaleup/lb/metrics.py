@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from scaleup.lb.counters import BackendColumn, Column, Counters, FrontendColumn, ServerColumn
+from scaleup.lb.counters import BackendColumn, Column, FrontendColumn, ServerColumn
 from scaleup.lb.settings import LbSettings
+from scaleup.lb.totals import Totals, names_of
 from scaleup.upstream.pool import Server
 
 # Lists: as numbers, columns of different kinds are equal.
@@ -45,25 +46,28 @@ _KINDS: dict[type[Column], str] = {
 
 
 class LbCollector(Collector):
-    """Reads the counters of all workers at each scrape. `servers`: of each backend."""
+    """Reads the counters of all workers at each scrape.
 
-    def __init__(self, settings: LbSettings, servers: Sequence[Sequence[Server]], counters: Counters) -> None:
-        self._backends = dict(zip((backend.name for backend in settings.backends), servers, strict=True))
-        self._counters = counters
-        self._labels: dict[type[Column], list[list[str]]] = {  # in the order of their tallies
-            FrontendColumn: [[frontend.name] for frontend in settings.frontends],
-            BackendColumn: [[name] for name in self._backends],
-            ServerColumn: [[name, server.name] for name, its in self._backends.items() for server in its],
-        }
+    `settings()`: the newest. `servers()`: of each backend, by its name.
+    """
+
+    def __init__(
+        self,
+        settings: Callable[[], LbSettings],
+        servers: Callable[[], Mapping[str, Sequence[Server]]],
+        totals: Totals,
+    ) -> None:
+        self._settings, self._servers, self._totals = settings, servers, totals
 
     def collect(self) -> Iterator[Metric]:
+        settings = self._settings()
         for columns, family in ((_GAUGES, GaugeMetricFamily), (_COUNTERS, CounterMetricFamily)):
             for column, name, text in columns:
                 kind = _KINDS[type(column)]
                 labels = ["proxy", "server"] if kind == "server" else ["proxy"]
                 metric = family(f"scaleup_lb_{kind}_{name}", text, labels=labels)
-                for index, values in enumerate(self._labels[type(column)]):
-                    metric.add_metric(values, self._counters.total(column, index))
+                for names in names_of(settings, type(column)):
+                    metric.add_metric(names, self._totals.total(column, names))
                 yield metric
         status = GaugeMetricFamily(
             "scaleup_lb_server_status", "1 for the server's state", labels=["proxy", "server", "state"]
@@ -71,7 +75,7 @@ class LbCollector(Collector):
         active = GaugeMetricFamily(
             "scaleup_lb_backend_active_servers", "Servers that are up", labels=["proxy"]
         )
-        for name, servers in self._backends.items():
+        for name, servers in self._servers().items():
             for server in servers:
                 for state, is_it in (("UP", server.up), ("DOWN", not server.up)):
                     status.add_metric([name, server.name, state], float(is_it))

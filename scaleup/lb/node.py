@@ -12,6 +12,9 @@ at most the drain time; then the vrrp process advertises priority 0, and the nex
 its Skew_Time. A node that is not Active, or ceases to be while it drains, has nothing to hand over and is at
 fault, lest the address comes to workers that do not accept any more.
 
+A reload is another `generation` of workers on the same sockets; what is known of the servers stays known. What
+it cannot change is said, and then nothing is changed: the election, and what concerns the process itself.
+
 Workers are told the whole state, not its changes, when they are ready and whenever it changes. So it does
 not matter what happened while one was being replaced.
 """
@@ -19,19 +22,20 @@ not matter what happened while one was being replaced.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import chain
 from typing import Any
 
-from scaleup.lb.counters import Counters
+from scaleup.config import TierSettings
+from scaleup.config.model import option_name
+from scaleup.errors import ConfigurationError
+from scaleup.lb.generation import Generation
 from scaleup.lb.metrics import LbCollector
 from scaleup.lb.settings import LbSettings
-from scaleup.lb.worker import sizes_of
+from scaleup.lb.totals import Totals
 from scaleup.net.addresses import Endpoint
 from scaleup.net.sockets import bound, endpoint_of, is_ours, listening, stop_listening
 from scaleup.processes import Child, Message, Process, Tasks
@@ -45,26 +49,27 @@ from scaleup.vrrp.settings import Election
 log = logging.getLogger(__name__)
 
 STOP_GRACE_SECONDS = 1.0
-"""Beyond the drain time, until a worker or the vrrp process is killed."""
+"""Until the vrrp process is killed."""
+
+UNCHANGEABLE = {*TierSettings.model_fields, *Election.model_fields} - {"drain"}
+"""Settings that a reload cannot change."""
 
 
 class Node:
     def __init__(self, settings: LbSettings, process: Process) -> None:
         self._settings, self._process = settings, process
-        self._backends = settings.backends
-        self._servers = [[server.server() for server in backend.server] for backend in self._backends]
-        self._counters = Counters.create(settings.workers, sizes_of(settings))
-        self._wakers = [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(settings.workers)]
-        self._sockets: list[
-            list[socket.socket]
-        ] = []  # for each worker, one for each endpoint of each frontend
-        self._workers: list[Keeper] = []
+        self._servers: dict[str, list[Server]] = {}  # of each backend
+        self._sockets: dict[Endpoint, list[socket.socket]] = {}  # for each endpoint, one for each worker
+        self._generation: Generation | None = None  # that accepts
+        self._retiring: set[Generation] = set()
         self._vrrp: Keeper | None = None
         self._election: dict[str, Any] = {}  # the vrrp process's newest statistics
         self.role: str | None = None
         self._tasks = Tasks()
+        self._checks = Tasks()
+        self._totals = Totals()
         self._collectors = (
-            LbCollector(settings, self._servers, self._counters),
+            LbCollector(lambda: self._settings, lambda: self._servers, self._totals),
             ElectionCollector(lambda: self._election and {**self._election, "role": self.role}),
         )
         for collector in self._collectors:
@@ -73,66 +78,104 @@ class Node:
 
     async def start(self) -> None:
         """Raises StartupError."""
-        self._open_sockets()
-        for row in range(self._settings.workers):
-            name = f"{self._process.name}/worker{row + 1}"
-            keeper = Keeper(name, partial(self._spawn_worker, name, row), partial(self._worker_died, row))
-            self._workers.append(keeper)
-            keeper.start()
-        for keeper in self._workers:
-            await keeper.first_ready()
-        for backend, servers in zip(self._backends, self._servers, strict=True):
-            changed = partial(self._server_changed, backend.name)
-            checker = Checker(servers, backend, changed, source=self._source)
-            self._tasks.spawn(checker.run(), name=f"health checks of {backend.name}")
+        if self._source is not None:
+            bound(Endpoint(self._source, 0), "--source").close()
+        self._open_sockets(self._settings)
+        self._know_servers(self._settings)
+        self._generation = await self._start_generation(self._settings)
+        self._tell_workers()
+        self._watch_servers()
         if self._settings.vip:
             name = f"{self._process.name}/vrrp"
             self._vrrp = Keeper(name, partial(self._spawn_vrrp, name), self._vrrp_died)
             self._vrrp.start()
             await self._vrrp.first_ready()
 
+    async def reload(self, settings: LbSettings) -> None:
+        """Serve by other settings from now on. Raises ScaleUpError; then nothing has changed."""
+        self._refuse_what_needs_a_restart(settings)
+        opened = self._open_sockets(settings)
+        try:
+            new = await self._start_generation(settings)
+        except BaseException:
+            self._close_sockets(opened)
+            raise
+        old, self._generation, self._settings = self._generation, new, settings
+        assert old is not None
+        await self._checks.cancel()
+        self._know_servers(settings)
+        self._watch_servers()
+        self._tell_workers()
+        self._tasks.spawn(self._retire(old), name="workers under the old settings")
+
     async def stop(self) -> None:
         """Drain, hand over, end. May be called after a `start` that failed."""
-        await self._tasks.cancel()
+        await self._process.end_reload()
+        await self._checks.cancel()
         self._tell_fitness()
-        for keeper in self._workers:
-            keeper.expect_exit()
-            if keeper.child is not None:
-                keeper.child.send("drain")
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._settings.drain + STOP_GRACE_SECONDS):
-                await asyncio.gather(*(keeper.child.wait() for keeper in self._workers if keeper.child))
+        generations = [*self._retiring, *([self._generation] if self._generation else [])]
+        await asyncio.gather(*(generation.drain(self._settings.drain) for generation in generations))
         if self._vrrp is not None:
             await self._vrrp.stop(STOP_GRACE_SECONDS)
-        for keeper in self._workers:
-            await keeper.stop(0)
+        await self._tasks.cancel()
+        for generation in {*generations, *self._retiring}:
+            await generation.end()
         for collector in self._collectors:
             self._process.registry.unregister(collector)
-        for sock in chain.from_iterable(self._sockets):
-            sock.close()
-        for waker in self._wakers:
-            os.close(waker)
-        self._counters.close()
+        self._close_sockets(chain.from_iterable(list(self._sockets.values())))
 
-    # ----- the children ---------------------------------------------------------------------------
+    # ----- the workers ----------------------------------------------------------------------------
 
-    def _spawn_worker(self, name: str, row: int, on_exit: Callable[[int], None]) -> Child:
-        child = Child(
-            name,
-            ["scaleup.lb.worker", name],
-            on_message=lambda message: self._worker_says(row, message),
-            on_exit=on_exit,
+    async def _start_generation(self, settings: LbSettings) -> Generation:
+        generation = Generation(
+            settings,
+            self._process.name,
+            self._log,
+            [self._sockets_of_worker(row, settings) for row in range(settings.workers)],
+            self._worker_ready,
+            self._worker_died,
         )
-        child.send(
-            "init",
-            [self._counters.descriptor, *self._wakers, *(sock.fileno() for sock in self._sockets[row])],
-            name=name,
-            log=self._log,
-            settings={**self._settings.table(), "auth": "none"},  # no need of a key, whose file may be gone
-            row=row,
-            rows=self._settings.workers,
-        )
-        return child
+        self._totals.begin(settings, generation.counters)
+        try:
+            await generation.start()
+        except BaseException:
+            self._totals.end(generation.counters)
+            await generation.end()
+            raise
+        return generation
+
+    async def _retire(self, old: Generation) -> None:
+        """In the end nothing of it is left, nor the sockets that only it has known."""
+        self._retiring.add(old)
+        gone = [endpoint for endpoint in self._sockets if endpoint not in self._settings.endpoints]
+        where = [endpoint_of(self._sockets[endpoint][0]) for endpoint in gone]
+        await old.retire(old.settings.hard_stop_after, where)
+        self._retiring.discard(old)
+        self._totals.end(old.counters)
+        await old.end()
+        unused = [endpoint for endpoint in gone if endpoint not in self._settings.endpoints]  # still
+        self._close_sockets([sock for endpoint in unused for sock in self._sockets.get(endpoint, ())])
+        log.info("the workers under the old settings have ended")
+
+    def _worker_ready(self) -> None:
+        self._tell_workers()
+        self._tell_fitness()
+
+    def _worker_died(self, name: str, how: str) -> None:
+        self._process.event("worker", worker=name, how=how)
+        self._tell_fitness()
+
+    def _tell_workers(self) -> None:
+        for generation in (self._generation, *self._retiring):
+            if generation is not None:
+                up = [
+                    self._is_up(backend.name, server.name)
+                    for backend in generation.settings.backends
+                    for server in backend.server
+                ]
+                generation.tell("state", active=self.role == "active", up=up)
+
+    # ----- the election ---------------------------------------------------------------------------
 
     def _spawn_vrrp(self, name: str, on_exit: Callable[[int], None]) -> Child:
         child = Child(name, ["scaleup.vrrp.attached", name], on_message=self._vrrp_says, on_exit=on_exit)
@@ -141,22 +184,11 @@ class Node:
         child.send("init", sockets, name=name, log=self._log, election=election)
         return child
 
-    def _worker_says(self, row: int, message: Message) -> None:
-        if message.kind == "ready":
-            self._workers[row].was_ready()
-            self._tell_workers()
-            self._tell_fitness()
-
-    def _worker_died(self, row: int, how: str) -> None:
-        self._counters.clear_current(row)
-        self._process.event("worker", worker=self._workers[row].name, how=how)
-        self._tell_fitness()
-
     def _fault(self) -> str | None:
         """Why this node cannot serve; None when it can."""
         if self._process.stopping.is_set() and self.role != "active":
             return "draining"
-        return None if any(keeper.is_ready for keeper in self._workers) else "no worker accepts"
+        return None if self._generation is not None and self._generation.serves else "no worker accepts"
 
     async def _readiness(self) -> str | None:
         return self._fault()
@@ -196,39 +228,68 @@ class Node:
 
     # ----- the servers ----------------------------------------------------------------------------
 
+    def _know_servers(self, settings: LbSettings) -> None:
+        """Those that we knew under the same name and address keep their state."""
+        before = {
+            (backend, server.name, server.endpoint): server.up
+            for backend, servers in self._servers.items()
+            for server in servers
+        }
+        self._servers = {
+            backend.name: [server.server() for server in backend.server] for backend in settings.backends
+        }
+        for backend, servers in self._servers.items():
+            for server in servers:
+                server.up = before.get((backend, server.name, server.endpoint), True)
+
+    def _watch_servers(self) -> None:
+        for backend in self._settings.backends:
+            changed = partial(self._server_changed, backend.name)
+            checker = Checker(self._servers[backend.name], backend, changed, source=self._source)
+            self._checks.spawn(checker.run(), name=f"health checks of {backend.name}")
+
     def _server_changed(self, backend: str, server: Server, change: Change) -> None:
         self._process.event("server", backend=backend, server=server.name, up=change.up, reason=change.reason)
         self._tell_workers()
 
-    def _tell_workers(self) -> None:
-        up = [server.up for server in chain.from_iterable(self._servers)]
-        for keeper in self._workers:
-            if keeper.is_ready and keeper.child is not None:
-                keeper.child.send("state", active=self.role == "active", up=up)
+    def _is_up(self, backend: str, name: str) -> bool:
+        """One that we know no more is taken for what it was: only old workers ask for it."""
+        return next((server.up for server in self._servers.get(backend, ()) if server.name == name), True)
 
     # ----- the sockets ----------------------------------------------------------------------------
 
-    def _open_sockets(self) -> None:
-        """For each worker, in the order in which it expects them: see LbSettings.endpoints."""
-        settings = self._settings
-        if self._source is not None:
-            bound(Endpoint(self._source, 0), "--source").close()
-        endpoints = [
-            endpoint if settings.is_virtual(endpoint) else self._claim(endpoint)
-            for endpoint in settings.endpoints
-        ]
-        for _ in range(settings.workers):
-            self._sockets.append([])
-            for endpoint in endpoints:
-                opened = bound if settings.is_virtual(endpoint) else listening
-                self._sockets[-1].append(opened(endpoint, "--listen", reuse_port=True, free=True))
-        for endpoint in endpoints:
-            if settings.is_virtual(endpoint):
-                log.info("to listen on %s while Active", endpoint)
-                continue
-            log.info("listening on %s", endpoint)
-            if not is_ours(endpoint):
-                log.warning("no interface of this host has %s yet; will something bring it?", endpoint.host)
+    def _open_sockets(self, settings: LbSettings) -> list[socket.socket]:
+        """One for each endpoint and worker that has none yet; returns them. Raises StartupError, and opens none."""
+        opened: dict[Endpoint, list[socket.socket]] = {}
+        try:
+            for endpoint in settings.endpoints:
+                opened[endpoint] = self._open_for(endpoint, settings)
+        except BaseException:
+            self._close_sockets(chain.from_iterable(opened.values()))
+            raise
+        for endpoint, sockets in opened.items():
+            self._sockets.setdefault(endpoint, []).extend(sockets)
+        return list(chain.from_iterable(opened.values()))
+
+    def _open_for(self, endpoint: Endpoint, settings: LbSettings) -> list[socket.socket]:
+        known = self._sockets.get(endpoint, [])
+        virtual = settings.is_virtual(endpoint)
+        where = endpoint
+        if not virtual:
+            where = endpoint_of(known[0]) if known else self._claim(endpoint)
+        opened: list[socket.socket] = []
+        try:
+            for _ in range(len(known), settings.workers):
+                opening = bound if virtual else listening
+                opened.append(opening(where, "--listen", reuse_port=True, free=True))
+        except BaseException:
+            self._close_sockets(opened)
+            raise
+        if not known:
+            log.info("to listen on %s while Active" if virtual else "listening on %s", where)
+            if not virtual and not is_ours(where):
+                log.warning("no interface of this host has %s yet; will something bring it?", where.host)
+        return opened
 
     def _claim(self, endpoint: Endpoint) -> Endpoint:
         """See that nobody else listens there, since SO_REUSEPORT would share it in silence with another process
@@ -237,13 +298,43 @@ class Node:
         with bound(endpoint, "--listen", free=True) as sock:
             return endpoint_of(sock)
 
-    def _elected_sockets(self) -> list[socket.socket]:
+    def _close_sockets(self, sockets: Iterable[socket.socket]) -> None:
+        for sock in sockets:
+            sock.close()
+        for endpoint, ours in list(self._sockets.items()):
+            self._sockets[endpoint] = [sock for sock in ours if sock.fileno() >= 0]
+            if not self._sockets[endpoint]:
+                del self._sockets[endpoint]
+
+    def _sockets_of_worker(self, row: int, settings: LbSettings) -> list[list[socket.socket]]:
+        """Of each frontend. Those of workers that are no more go to the others: a reload closes none of them."""
         return [
-            sock
-            for sockets in self._sockets
-            for sock, endpoint in zip(sockets, self._settings.endpoints, strict=False)
-            if self._settings.is_virtual(endpoint)
+            [
+                sock
+                for endpoint in frontend.listen
+                for sock in self._sockets[endpoint][row :: settings.workers]
+            ]
+            for frontend in settings.frontends
         ]
+
+    def _elected_sockets(self) -> list[socket.socket]:
+        return [sock for endpoint in self._settings.elected for sock in self._sockets.get(endpoint, ())]
+
+    # ----- the settings ---------------------------------------------------------------------------
+
+    def _refuse_what_needs_a_restart(self, settings: LbSettings) -> None:
+        """Raises ConfigurationError."""
+        changed = [
+            option_name(name)
+            for name in LbSettings.model_fields
+            if name in UNCHANGEABLE and getattr(settings, name) != getattr(self._settings, name)
+        ]
+        if settings.elected != self._settings.elected:
+            changed.append("--listen on a --vip")
+        if any(settings.workers > len(self._sockets[endpoint]) for endpoint in settings.elected):
+            changed.append("more --workers with a --vip")
+        if changed:
+            raise ConfigurationError(f"a restart is needed for {', '.join(changed)}")
 
     @property
     def _source(self) -> str | None:

@@ -144,6 +144,12 @@ examples:
                        --vip 127.0.0.100 --source 127.0.0.11 --peer 127.0.0.12 --auth hmac:key
 """
 
+    hard_stop_after: Annotated[float, Flag("SECONDS", LIMITS)] = Field(
+        600.0,
+        ge=0,
+        le=86400,
+        description="after a reload, how long sessions under the old settings may go on",
+    )
     workers: Annotated[int, Flag("N", TRAFFIC)] = Field(
         1, ge=1, le=64, description="processes that relay; as many as cores is the most that helps"
     )
@@ -236,8 +242,8 @@ examples:
 
     @property
     def endpoints(self) -> tuple[Endpoint, ...]:
-        """Of all frontends in their order, of each first what is on a virtual address: as workers get sockets."""
-        return tuple(endpoint for frontend in self.frontends for endpoint in self.in_order(frontend))
+        """Of all frontends, in their order."""
+        return tuple(endpoint for frontend in self.frontends for endpoint in frontend.listen)
 
     @property
     def elected(self) -> tuple[Endpoint, ...]:
@@ -248,9 +254,6 @@ examples:
     def plain(self) -> tuple[Endpoint, ...]:
         """The endpoints that always listen."""
         return tuple(endpoint for endpoint in self.endpoints if not self.is_virtual(endpoint))
-
-    def in_order(self, frontend: FrontendTable) -> list[Endpoint]:
-        return sorted(frontend.listen, key=self.is_virtual, reverse=True)
 
     def is_virtual(self, endpoint: Endpoint) -> bool:
         return endpoint.address in {interface.ip for interface in self.vip}

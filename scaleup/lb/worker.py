@@ -5,7 +5,9 @@ own listening sockets, one for each endpoint of each frontend. Sockets on a virt
 listen until the vrrp process says so to the kernel; the node then says `active`.
 
 Messages from the node: `init`, `state` (whether it is `active`, and of each server whether it is `up`; before
-the first one nothing is accepted), `drain`.
+the first one nothing is accepted), and the last ones, each with the `seconds` that sessions may go on: `drain`
+(refuse new connections) and `retire` (leave them to other workers; but addresses that are `gone` nobody takes
+over).
 """
 
 from __future__ import annotations
@@ -16,9 +18,10 @@ import logging
 import random
 import signal
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
+from itertools import islice
 
-from scaleup.lb.accept import affordable
+from scaleup.lb.accept import Listener, affordable
 from scaleup.lb.counters import BackendColumn, Counters, FrontendColumn, ServerColumn, Sizes
 from scaleup.lb.dial import Dialler
 from scaleup.lb.engine import Engine
@@ -26,6 +29,8 @@ from scaleup.lb.frontend import Backend, Frontend, Session, Sessions
 from scaleup.lb.pipes import Pipes
 from scaleup.lb.settings import BackendTable, LbSettings
 from scaleup.lb.waiting import WaitingRoom, Wakers
+from scaleup.net.addresses import Endpoint
+from scaleup.net.sockets import endpoint_of
 from scaleup.processes import Message, Process, run_child
 from scaleup.upstream.balance import algorithm
 from scaleup.upstream.pool import Pool, Server
@@ -52,21 +57,21 @@ class Worker:
             sum(frontend.maxconn for frontend in settings.frontends), len(init.descriptors) + 2 * PIPES
         )
         self._sessions = Sessions(limit, self._resume)
+        self._deadline: float | None = None  # of all sessions, once no more are accepted
+        self._last_wait: asyncio.Timeout | None = None
         self._servers: list[Server] = []  # of all backends, in their order
         backends = {
             backend.name: self._make_backend(index, backend)
             for index, backend in enumerate(settings.backends)
         }
         self._backends = list(backends.values())
-        listeners = iter([socket.socket(fileno=descriptor) for descriptor in sockets])
+        listeners = iter([self._listener(descriptor) for descriptor in sockets])
         self._frontends: list[Frontend] = []
         for index, frontend in enumerate(settings.frontends):
-            endpoints = settings.in_order(frontend)
             self._frontends.append(
                 Frontend(
                     frontend,
-                    [next(listeners) for _ in endpoints],
-                    sum(map(settings.is_virtual, endpoints)),
+                    list(islice(listeners, init.fields["sockets"][index])),
                     backends[frontend.backend],
                     self._engine,
                     self._sessions,
@@ -82,7 +87,9 @@ class Worker:
             case "state":
                 self._learn(message.fields["active"], message.fields["up"])
             case "drain":
-                self._process.stopping.set()
+                self.finish(message.fields["seconds"])
+            case "retire":
+                self.retire(message.fields["seconds"], set(map(Endpoint.parse, message.fields["gone"])))
 
     def _learn(self, active: bool, up: Sequence[bool]) -> None:
         for server, is_up in zip(self._servers, up, strict=True):
@@ -90,7 +97,7 @@ class Worker:
         self._wake()
         if not active:
             self.leave_address()
-        if not self._process.stopping.is_set():
+        if self._deadline is None:
             for frontend in self._frontends:
                 frontend.acceptor.start(elected=False)
                 if active:
@@ -101,15 +108,31 @@ class Worker:
             frontend.acceptor.stop(elected=True)
         self._kill((session for session in self._sessions if session.elected), "the address has left")
 
-    async def drain(self, seconds: float) -> None:
-        """Take what is in the kernel's queues, refuse the rest, let sessions end for `seconds`; then clean up."""
+    def finish(self, seconds: float) -> None:
+        """Take what is in the kernel's queues, refuse the rest; sessions may go on for `seconds`."""
         for frontend in self._frontends:
             frontend.acceptor.finish()
+        self._end_in(seconds)
+
+    def retire(self, seconds: float, gone: Container[Endpoint]) -> None:
+        for frontend in self._frontends:
+            frontend.acceptor.leave(gone)
+        self._end_in(seconds)
+
+    def _end_in(self, seconds: float) -> None:
+        self._deadline = self._loop.time() + seconds
+        if self._last_wait is not None:
+            self._last_wait.reschedule(self._deadline)
+        self._process.stopping.set()
+
+    async def end(self) -> None:
+        """When the last session has ended, or its time is up; then clean up."""
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout_at(self._deadline) as self._last_wait:
                 await self._sessions.none()
         except TimeoutError:
-            self._kill(self._sessions, "the drain time is over")
+            self._kill(self._sessions, "their time is over (--drain, --hard-stop-after)")
+        self._last_wait = None
         await self._sessions.none()
         for backend in self._backends:
             await backend.dialler.close()
@@ -126,6 +149,10 @@ class Worker:
         for session in doomed:
             if session in self._sessions:  # not ended by the end of another one
                 session.frontend.kill(session)
+
+    def _listener(self, descriptor: int) -> Listener:
+        sock = socket.socket(fileno=descriptor)
+        return Listener(sock, self._settings.is_virtual(endpoint_of(sock)))
 
     # ----- the backends ---------------------------------------------------------------------------
 
@@ -193,7 +220,8 @@ async def serve(init: Message, process: Process) -> None:
     await process.stopping.wait()
     if process.orphaned:
         worker.leave_address()
-    await worker.drain(init.fields["settings"]["drain"])
+        worker.finish(init.fields["settings"]["drain"])
+    await worker.end()
 
 
 if __name__ == "__main__":

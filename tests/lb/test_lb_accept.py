@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from scaleup.lb.accept import Acceptor, affordable
+from scaleup.lb.accept import Acceptor, Listener, affordable
 from scaleup.net.addresses import Endpoint
 from scaleup.net.sockets import bound, stop_listening
 
@@ -32,7 +32,8 @@ class Door:
         self.inside: list[socket.socket] = []
         self.elected: list[bool] = []
         duplicates = [socket.socket(fileno=os.dup(sock.fileno())) for sock in self.sockets]
-        self.acceptor = Acceptor(duplicates, 1, lambda: len(self.inside) < self.room, self._enter)
+        listeners = [Listener(sock, elected) for sock, elected in zip(duplicates, (True, False), strict=True)]
+        self.acceptor = Acceptor(listeners, lambda: len(self.inside) < self.room, self._enter)
 
     @staticmethod
     def _bound() -> socket.socket:

@@ -12,8 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from scaleup.lb.counters import BackendColumn, Column, Counters, FrontendColumn, ServerColumn, Sizes
 from scaleup.lb.metrics import LbCollector
 from scaleup.lb.settings import LbSettings
-from scaleup.net.addresses import Endpoint
-from scaleup.upstream.pool import Server
+from scaleup.lb.totals import Totals
 
 WEB1 = {"proxy": "lb", "server": "web1"}
 
@@ -25,15 +24,15 @@ def counters() -> Iterator[Counters]:
 
 
 def scrape(counters: Counters) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-    servers = [
-        Server("web1", Endpoint("10.0.0.21", 80)),
-        Server("web2", Endpoint("10.0.0.22", 80), up=False),
-    ]
-    registry = CollectorRegistry()
     settings = LbSettings.model_validate(
         {"listen": [":80"], "server": ["web1=10.0.0.21:80", "web2=10.0.0.22:80"]}
     )
-    registry.register(LbCollector(settings, [servers], counters))
+    servers = [server.server() for server in settings.server]
+    servers[1].up = False
+    totals = Totals()
+    totals.begin(settings, counters)
+    registry = CollectorRegistry()
+    registry.register(LbCollector(lambda: settings, lambda: {"lb": servers}, totals))
     families = text_string_to_metric_families(generate_latest(registry).decode())
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value

@@ -16,6 +16,9 @@ import pytest
 from nodes import VRRP, WORKER, Node, eventually, first_answer, free_port, is_gone
 from servers import Client, EchoServer, is_refused
 
+from scaleup.net.addresses import Endpoint
+from scaleup.net.sockets import bound, endpoint_of, listening
+
 pytestmark = pytest.mark.slow
 
 HOST, OTHER, VIP = "127.0.67.11", "127.0.67.12", "127.0.67.100"
@@ -144,6 +147,132 @@ def test_several_frontends_each_with_its_backend(
     eventually(lambda: node.metric("lb_frontend_current_sessions", proxy="more") == 0)
     assert node.metric("lb_frontend_sessions_total", proxy="more") == 2
     assert node.metric("lb_backend_active_servers", proxy="first") == 1
+
+
+# ----- reloading --------------------------------------------------------------------------------------
+
+
+class Steady(threading.Thread):
+    """A client that connects again and again, and asks once each time. What fails is kept."""
+
+    def __init__(self, address: tuple[str, int]) -> None:
+        super().__init__()
+        self.address = address
+        self.names: list[str] = []
+        self.failed: list[str] = []
+        self._enough = threading.Event()
+
+    def run(self) -> None:
+        while not self._enough.is_set():
+            try:
+                with Client(self.address) as client:
+                    name = client.greeting()
+                    client.echo(b"12345")
+                    self.names.append(name)
+            except (OSError, AssertionError) as error:
+                self.failed.append(repr(error))
+
+    def __enter__(self) -> Steady:
+        self.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._enough.set()
+        self.join()
+
+
+def test_reloads_under_traffic_lose_nobody(
+    start: Start, plain: tuple[str, int], web1: EchoServer, web2: EchoServer, tmp_path: Path
+) -> None:
+    file = tmp_path / "cluster.toml"
+
+    def configure(server: EchoServer, workers: int) -> None:
+        file.write_text(f'[lb]\nworkers = {workers}\nserver = ["web={server.address}"]\n')
+
+    configure(web1, 2)
+    node = start(*listen(plain), "--config", str(file)).ready()
+    with Client(plain) as before, contextlib.ExitStack() as stack:
+        assert before.greeting() == "web1"
+        clients = [stack.enter_context(Steady(plain)) for _ in range(4)]
+        for turn, workers in enumerate((1, 3, 2)):
+            seen = len(clients[0].names)
+            configure(web2 if turn % 2 == 0 else web1, workers)
+            known = len(node.log)
+            node.process.send_signal(signal.SIGHUP)
+            node.says("reloaded", after=known)
+            wanted = "web2" if turn % 2 == 0 else "web1"
+            eventually(lambda: clients[0].names[-1] == wanted and len(clients[0].names) > seen)  # noqa: B023
+            eventually(lambda: node.metric("lb_server_status", server="web", state="UP") == 1)
+        before.echo(b"those of before go on")
+    node.says("the workers under the old settings have ended")
+    assert [client.failed for client in clients] == [[]] * 4
+    asked = sum(len(client.names) for client in clients)
+    eventually(lambda: node.metric("lb_frontend_current_sessions") == 0)
+    assert node.metric("lb_frontend_sessions_total") == asked + 1
+    eventually(lambda: len(node.children(WORKER)) == 2)
+
+
+def test_what_cannot_be_reloaded_changes_nothing(
+    start: Start, plain: tuple[str, int], web1: EchoServer, web2: EchoServer, tmp_path: Path
+) -> None:
+    file = tmp_path / "cluster.toml"
+    good = f'[lb]\nlisten = ["{plain[0]}:{plain[1]}"]\nserver = ["web={web1.address}"]\n'
+    other = good.replace(web1.address, web2.address)
+    file.write_text(good)
+    node = start("--config", str(file)).ready()
+    (worker,) = node.children(WORKER)
+    with listening(Endpoint(HOST, 0), "--listen") as taken:
+        for text, why in (
+            (other.replace("[lb]", "[lb"), f"{file}:1: not TOML"),
+            (other.replace("web=", "w b="), f"{file}:3: server: 'w b' is not a server name"),
+            (other + 'vip = ["127.0.67.100"]\n', "--vip"),
+            (other + 'log_level = "debug"\n', "a restart is needed for --log-level"),
+            (
+                other.replace("listen = [", f'listen = ["{endpoint_of(taken)}", '),
+                f"--listen {endpoint_of(taken)}: Address already in use",
+            ),
+        ):
+            known = len(node.log)
+            file.write_text(text)
+            node.process.send_signal(signal.SIGHUP)
+            node.says(why, after=known)
+            node.says("not reloaded: nothing was changed", after=known)
+            assert first_answer(plain)[0] == "web1"
+    assert node.children(WORKER) == [worker]
+
+
+def test_addresses_come_and_go_with_reloads_and_what_is_known_of_servers_stays(
+    start: Start, web1: EchoServer, tmp_path: Path
+) -> None:
+    first, second = ((HOST, free_port(HOST)) for _ in range(2))
+    with bound(Endpoint("127.0.67.23", 0), "--server") as sock:
+        dead = endpoint_of(sock)
+    file = tmp_path / "cluster.toml"
+
+    def configure(*where: tuple[str, int]) -> None:
+        listens = ", ".join(f'"{host}:{port}"' for host, port in where)
+        file.write_text(
+            f'[[lb.frontend]]\nname = "www"\nlisten = [{listens}]\n[[lb.backend]]\nname = "web"\n'
+            f'server = ["web1={web1.address}", "dead={dead}"]\n'
+        )
+
+    configure(first)
+    node = start("--config", str(file)).ready()
+    eventually(lambda: node.metric("lb_server_status", server="dead", state="DOWN") == 1)
+    for where, gone in (((first, second), None), ((second,), first)):
+        configure(*where)
+        known = len(node.log)
+        node.process.send_signal(signal.SIGHUP)
+        node.says("reloaded", after=known)
+        assert node.metric("lb_server_status", server="dead", state="DOWN") == 1, "known already"
+        for address in where:
+            assert first_answer(address)[0] == "web1"
+        node.says("the workers under the old settings have ended", after=known)
+        if gone:
+            assert is_refused(gone)
+
+
+# ----- what the metrics say ---------------------------------------------------------------------------
 
 
 def test_sessions_and_checks_and_what_the_metrics_say_of_them(
@@ -312,7 +441,7 @@ def test_a_stop_lets_sessions_finish_and_resets_what_is_left(
         assert second.is_reset()
     assert node.process.wait(10) == 0
     assert 1 <= time.monotonic() - began < 6
-    assert any("resetting 1 connections: the drain time is over" in line for line in node.log)
+    assert any("resetting 1 connections: their time is over" in line for line in node.log)
 
 
 def test_a_second_signal_stops_at_once(start: Start, plain: tuple[str, int], web1: EchoServer) -> None:

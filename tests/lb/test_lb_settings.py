@@ -148,7 +148,7 @@ def test_several_proxies_and_what_they_have_in_common() -> None:
     assert (web.balance, web.timeout_server) == ("leastconn", 7)
     assert (db.balance, db.timeout_server) == ("roundrobin", 600)
     assert said.elected == (Endpoint("10.0.0.100", 80),)
-    assert said.endpoints[0] == Endpoint("10.0.0.100", 80), "first what is elected"
+    assert said.plain == (Endpoint("10.0.0.1", 80), Endpoint("10.0.0.1", 3306))
 
 
 @pytest.mark.usefixtures("_folder")

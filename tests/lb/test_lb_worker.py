@@ -62,6 +62,7 @@ class Shop:
                 "settings": self.settings.table(),
                 "row": 0,
                 "rows": 1,
+                "sockets": [2],
             },
             tuple(map(os.dup, shared)),
         )
@@ -147,9 +148,9 @@ class Shop:
 
     async def drain(self, seconds: float = 0.0) -> None:
         self._closed = True
-        self.process.stopping.set()
         async with asyncio.timeout(PATIENCE_SECONDS):
-            await self.worker.drain(seconds)
+            self.worker.finish(seconds)
+            await self.worker.end()
 
     async def close(self) -> None:
         """Whatever a test did, a drain leaves nothing behind."""
@@ -443,5 +444,5 @@ async def test_a_drain_without_sessions_is_done_at_once(shop: Open, backend: Bac
 
 async def test_the_nodes_word_to_drain_stops_the_process(shop: Open, backend: Backend) -> None:
     one = shop(backend)
-    one.say("drain")
+    one.say("drain", seconds=0)
     assert one.process.stopping.is_set()

@@ -1,0 +1,125 @@
+"""The workers of one configuration, and what only they share: the counters, and eventfds that wake their queues.
+
+    starting ──▶ serving ──▶ retiring ──▶ ended
+                    │
+                    └──── drain ────────▶ ended
+
+A reload makes another generation out of the new settings. The listening sockets are the node's and go to both:
+for a moment two workers accept from each, then the old one retires: it leaves the sockets alone, keeps the
+sessions that it has, and ends with the last of them, or after `hard_stop_after`. So no queued connection is lost,
+and each is relayed by the settings under which it was accepted. Sockets of which the new settings know nothing
+are emptied and shut down by the old workers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from scaleup.lb.counters import Counters
+from scaleup.lb.settings import LbSettings
+from scaleup.lb.worker import sizes_of
+from scaleup.net.addresses import Endpoint
+from scaleup.processes import Child, Message
+from scaleup.processes.keeper import Keeper
+
+STOP_GRACE_SECONDS = 1.0
+"""Beyond the time that it was given, until a worker is killed."""
+
+
+class Generation:
+    """`sockets`: for each worker those that it listens on, of each frontend, in their order.
+
+    `on_ready()`: a worker has become ready, and must be told the state. `on_death(name, how)`.
+    """
+
+    def __init__(
+        self,
+        settings: LbSettings,
+        name: str,
+        log: tuple[str, str, str | None],
+        sockets: Sequence[Sequence[Sequence[socket.socket]]],
+        on_ready: Callable[[], None],
+        on_death: Callable[[str, str], None],
+    ) -> None:
+        self.settings, self._log, self._sockets = settings, log, sockets
+        self._on_ready, self._on_death = on_ready, on_death
+        self.counters = Counters.create(settings.workers, sizes_of(settings))
+        self._wakers = [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(settings.workers)]
+        self._keepers: list[Keeper] = []
+        for row in range(settings.workers):
+            worker = f"{name}/worker{row + 1}"
+            spawn, died = partial(self._spawn, worker, row), partial(self._died, worker, row)
+            self._keepers.append(Keeper(worker, spawn, died))
+
+    async def start(self) -> None:
+        """Until all are ready. Raises StartupError; `end` is due then, too."""
+        for keeper in self._keepers:
+            keeper.start()
+        for keeper in self._keepers:
+            await keeper.first_ready()
+
+    @property
+    def serves(self) -> bool:
+        """Whether any worker accepts."""
+        return any(keeper.is_ready for keeper in self._keepers)
+
+    def tell(self, kind: str, **fields: Any) -> None:
+        """All workers that are ready; the others are told when they are."""
+        for keeper in self._keepers:
+            if keeper.is_ready and keeper.child is not None:
+                keeper.child.send(kind, **fields)
+
+    async def drain(self, seconds: float) -> None:
+        """Refuse new connections; sessions may go on for so long. Ends with the last worker."""
+        await self._finish("drain", seconds)
+
+    async def retire(self, seconds: float, gone: Sequence[Endpoint]) -> None:
+        """Leave the sockets to others, except `gone` ones. Ends with the last worker."""
+        await self._finish("retire", seconds, gone=list(map(str, gone)))
+
+    async def end(self) -> None:
+        """Whatever they are doing; then the counters are gone."""
+        for keeper in self._keepers:
+            await keeper.stop(0)
+        for waker in self._wakers:
+            os.close(waker)
+        self.counters.close()
+
+    async def _finish(self, how: str, seconds: float, **fields: Any) -> None:
+        for keeper in self._keepers:
+            keeper.expect_exit()
+            if keeper.child is not None:
+                keeper.child.send(how, seconds=seconds, **fields)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds + STOP_GRACE_SECONDS):
+                await asyncio.gather(*(keeper.child.wait() for keeper in self._keepers if keeper.child))
+
+    def _spawn(self, name: str, row: int, on_exit: Callable[[int], None]) -> Child:
+        child = Child(name, ["scaleup.lb.worker", name], on_message=partial(self._says, row), on_exit=on_exit)
+        sockets = [sock.fileno() for frontend in self._sockets[row] for sock in frontend]
+        child.send(
+            "init",
+            [self.counters.descriptor, *self._wakers, *sockets],
+            name=name,
+            log=self._log,
+            settings={**self.settings.table(), "auth": "none"},  # no need of a key, whose file may be gone
+            row=row,
+            rows=self.settings.workers,
+            sockets=[len(frontend) for frontend in self._sockets[row]],
+        )
+        return child
+
+    def _says(self, row: int, message: Message) -> None:
+        if message.kind == "ready":
+            self._keepers[row].was_ready()
+            self._on_ready()
+
+    def _died(self, name: str, row: int, how: str) -> None:
+        self.counters.clear_current(row)
+        self._on_death(name, how)
