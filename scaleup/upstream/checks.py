@@ -2,7 +2,10 @@
 
 The shell around `health`: for each server a task waits until its deadline, makes the check (`probe`) and
 hands the result to its Health, which decides. At most `concurrency` checks are in progress at a time; the
-rest wait their turn, and the time-out of a check starts when its turn comes.
+rest wait their turn, and the time-out of a check starts when its turn comes. A server in maintenance is not
+checked.
+
+Whoever serves clients tells of their connections, too (`connection_failed`, `connection_made`): see `health`.
 
 `run` owns its tasks: when it is cancelled, all checks are broken off and their sockets closed before it
 returns; an error in one of them, which is an error of ours, ends it with that error, so that
@@ -16,9 +19,9 @@ import logging
 import random as stdlib_random
 from collections.abc import Callable, Sequence
 
-from scaleup.upstream.health import Change, Health
-from scaleup.upstream.pool import Server
+from scaleup.upstream.health import Change, Health, OnError
 from scaleup.upstream.probe import Result, probe
+from scaleup.upstream.server import Server
 from scaleup.upstream.settings import UpstreamSettings
 
 log = logging.getLogger(__name__)
@@ -29,7 +32,7 @@ class Checker:
 
     `source`: our IP address to check from. `random()`: 0 ≤ it < 1, for offsets and jitter. `concurrency`:
     checks at a time; 32 is far below any limit on descriptors, and with the default time-out still checks
-    32 hanging servers every 2 s.
+    32 hanging servers every 2 s. `error_limit`, `on_error`: see `Health`.
     """
 
     def __init__(
@@ -41,6 +44,8 @@ class Checker:
         source: str | None = None,
         random: Callable[[], float] = stdlib_random.random,
         concurrency: int = 32,
+        error_limit: int = 0,
+        on_error: OnError = "fail-check",
     ) -> None:
         self._servers = tuple(servers)
         self._settings = settings
@@ -48,27 +53,60 @@ class Checker:
         self._source = source
         self._random = random
         self._slots = asyncio.Semaphore(concurrency)
+        self._error_limit, self._on_error = error_limit, on_error
+        self._watches: dict[Server, _Watch] = {}
+
+    def last(self, server: Server) -> Result | None:
+        """The newest check of a server; None: none yet."""
+        watch = self._watches.get(server)
+        return watch.last if watch else None
+
+    def connection_made(self, server: Server) -> None:
+        """A client's connection reached it."""
+        if watch := self._watches.get(server):
+            watch.health.connection_made()
+
+    def connection_failed(self, server: Server, reason: str) -> None:
+        """A client's connection did not reach it, and that was no fault of ours."""
+        if watch := self._watches.get(server):
+            due = watch.health.deadline
+            change = watch.health.connection_failed(asyncio.get_running_loop().time(), reason)
+            if watch.health.deadline < due:
+                watch.look_again()
+            if change:
+                self._apply(server, change)
 
     async def run(self) -> None:
         """Check until cancelled (with no servers there is nothing to do, and it returns)."""
         async with asyncio.TaskGroup() as group:
             for server in self._servers:
-                group.create_task(self._watch(server), name=f"check {server.name}")
+                watch = self._watches[server] = _Watch(self._new_health())
+                server.up = watch.health.up
+                group.create_task(self._watch(server, watch), name=f"check {server.name}")
 
-    async def _watch(self, server: Server) -> None:
-        loop = asyncio.get_running_loop()
+    def _new_health(self) -> Health:
         settings = self._settings
-        health = Health(
+        return Health(
             inter=settings.inter,
             rise=settings.rise,
             fall=settings.fall,
-            now=loop.time(),
+            now=asyncio.get_running_loop().time(),
             random=self._random,
+            fastinter=settings.fastinter,
+            downinter=settings.downinter,
+            error_limit=self._error_limit,
+            on_error=self._on_error,
         )
-        server.up = health.up
+
+    async def _watch(self, server: Server, watch: _Watch) -> None:
+        loop = asyncio.get_running_loop()
+        settings, health = self._settings, watch.health
         was_made = True
         while True:
-            await asyncio.sleep(health.deadline - loop.time())
+            await watch.due()
+            if server.admin == "maint":
+                health.check_not_made(loop.time())
+                continue
             async with self._slots:
                 result = await probe(
                     server.endpoint,
@@ -76,6 +114,7 @@ class Checker:
                     timeout=settings.check_timeout,
                     source=self._source,
                 )
+            watch.last = result
             if result.passed is None and was_made:  # once, not every interval
                 log.warning("server %s (%s) cannot be checked: %s", server.name, server.endpoint, result)
             was_made = result.passed is not None
@@ -87,6 +126,42 @@ class Checker:
         level, state = (logging.INFO, "UP") if change.up else (logging.WARNING, "DOWN")
         log.log(level, "server %s (%s) is %s: %s", server.name, server.endpoint, state, change.reason)
         self._on_change(server, change)
+
+
+class _Watch:
+    """What is known of one server."""
+
+    __slots__ = ("_waiter", "health", "last")
+
+    def __init__(self, health: Health) -> None:
+        self.health = health
+        self.last: Result | None = None
+        self._waiter: asyncio.Future[bool] | None = None
+
+    async def due(self) -> None:
+        """Until the deadline, which may come nearer meanwhile: then call `look_again`."""
+        loop = asyncio.get_running_loop()
+        is_due = False
+        while not is_due and (left := self.health.deadline - loop.time()) > 0:
+            self._waiter = loop.create_future()
+            # It may come a moment early, uvloop's timers have whole milliseconds: that is due, too.
+            timer = loop.call_later(left, _wake, self._waiter, True)
+            try:
+                is_due = await self._waiter
+            finally:
+                timer.cancel()
+                self._waiter = None
+        if not is_due:
+            await asyncio.sleep(0)  # checks that are late already must not keep all else waiting
+
+    def look_again(self) -> None:
+        if self._waiter is not None:
+            _wake(self._waiter, False)
+
+
+def _wake(waiter: asyncio.Future[bool], is_due: bool) -> None:
+    if not waiter.done():
+        waiter.set_result(is_due)
 
 
 def _judge(health: Health, result: Result, now: float) -> Change | None:

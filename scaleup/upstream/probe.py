@@ -2,6 +2,8 @@
 
     tcp        the server accepts a connection
     http:PATH  it answers `GET PATH` with a status 2xx or 3xx
+    mysql      it lets a user without a password log in (`mysql`); with ?wsrep_ready a Galera node is in sync,
+               with ?read_only=0 it takes writes
 
 The result carries HAProxy's code: L4… speaks of the connection (OK, CON: refused or unreachable, TOUT: no
 answer), L7… of what was said on it (OK, STS: a status that is not wanted, RSP: not HTTP, or broken off,
@@ -29,10 +31,12 @@ import re
 import socket
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from scaleup.net.addresses import Endpoint
 from scaleup.net.sockets import connect, dialling, resolve
+from scaleup.upstream import mysql
 
 Code = Literal["L4OK", "L4CON", "L4TOUT", "L7OK", "L7STS", "L7RSP", "L7TOUT", "SOCKERR"]
 
@@ -42,27 +46,44 @@ DRAIN_S = 0.2
 DRAIN_BYTES = 65536
 """How much more of the answer is read, and thrown away: a health page, not a download."""
 
+MYSQL_USER = "haproxy"
+"""As HAProxy's manual calls the user for its check: so it is there already."""
+
 _STATUS_LINE = re.compile(rb"HTTP/1\.[0-9] ([1-9][0-9][0-9])[ \r\n]")  # RFC 9112 §4, as far as it matters
+_MYSQL = re.compile(
+    r"mysql(?::([A-Za-z0-9_.-]{1,32}))?(?:\?((?:wsrep_ready|read_only=[01])(?:&(?:wsrep_ready|read_only=[01]))*))?"
+)
 _ANY_STATUS_LINE = b"HTTP/1.1 200 "
 _RESET, _ORDERLY = struct.pack("ii", 1, 0), struct.pack("ii", 0, 0)  # for SO_LINGER
 
 
 @dataclass(frozen=True, slots=True)
 class HealthCheck:
-    """What a check does. `path`: for http, what to GET: "/healthz", "/ready?deep=1"."""
+    """What a check does. `path`: for http, what to GET: "/healthz", "/ready?deep=1".
 
-    kind: Literal["tcp", "http"]
+    For mysql, `user`: who logs in; `wsrep_ready`: it has to be ON; `read_only`: what it has to be, None: either.
+    """
+
+    kind: Literal["tcp", "http", "mysql"]
     path: str = ""
+    user: str = ""
+    wsrep_ready: bool = False
+    read_only: bool | None = None
 
     @classmethod
     def parse(cls, text: str) -> HealthCheck:
-        """Read `tcp` or `http:PATH`. Raises ValueError that says what to write instead."""
+        """Read `tcp`, `http:PATH` or `mysql[:USER][?wsrep_ready][&read_only=0|1]`.
+
+        Raises ValueError that says what to write instead.
+        """
         kind, colon, path = text.strip().partition(":")
         if kind == "tcp" and not colon:
             return cls("tcp")
+        if kind.partition("?")[0] == "mysql":
+            return cls._parse_mysql(text.strip())
         if kind != "http":
             raise ValueError(
-                f"{text!r} is not a health check: write tcp or http:PATH, for example http:/healthz"
+                f"{text!r} is not a health check: write tcp, http:PATH or mysql:USER, for example http:/healthz"
             )
         if not path.startswith("/"):
             raise ValueError(
@@ -74,8 +95,25 @@ class HealthCheck:
             )
         return cls("http", path)
 
+    @classmethod
+    def _parse_mysql(cls, text: str) -> HealthCheck:
+        found = _MYSQL.fullmatch(text)
+        wanted = found[2].split("&") if found and found[2] else []
+        if not found or len(set(wanted)) < len(wanted) or {"read_only=0", "read_only=1"} <= set(wanted):
+            raise ValueError(
+                f"{text!r} is not a check of MySQL: write mysql, mysql:USER or mysql:USER?wsrep_ready&read_only=0"
+            )
+        read_only = "read_only=1" in wanted if any("read_only" in one for one in wanted) else None
+        return cls("mysql", "", found[1] or MYSQL_USER, "wsrep_ready" in wanted, read_only)
+
     def __str__(self) -> str:
-        return f"http:{self.path}" if self.kind == "http" else self.kind
+        if self.kind == "http":
+            return f"http:{self.path}"
+        if self.kind == "tcp":
+            return "tcp"
+        wanted = ["wsrep_ready"] * self.wsrep_ready
+        wanted += [] if self.read_only is None else [f"read_only={self.read_only:d}"]
+        return f"mysql:{self.user}{'?' if wanted else ''}{'&'.join(wanted)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +148,7 @@ async def probe(
     try:
         try:
             async with asyncio.timeout(timeout):
-                address = await resolve(endpoint)
+                address = endpoint if _is_address(endpoint.host) else await resolve(endpoint)
                 connection = dialling(address, source)
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
                 on_timeout, on_error = "L4TOUT", "L4CON"
@@ -118,7 +156,10 @@ async def probe(
                 if check.kind == "tcp":
                     return Result("L4OK", "connected", loop.time() - began)
                 on_timeout, on_error = "L7TOUT", "L7RSP"
-                code, detail = await _ask(connection, endpoint, check.path)
+                if check.kind == "mysql":
+                    code, detail = await _ask_mysql(connection, check)
+                else:
+                    code, detail = await _ask(connection, endpoint, check.path)
         except TimeoutError:
             return Result(on_timeout, f"no answer within {timeout:g} s", loop.time() - began)
         except OSError as error:
@@ -130,6 +171,11 @@ async def probe(
     finally:
         if connection is not None:
             connection.close()
+
+
+@lru_cache(4096)  # asked with every check
+def _is_address(host: str) -> bool:
+    return Endpoint(host, 0).address is not None
 
 
 async def _ask(connection: socket.socket, endpoint: Endpoint, path: str) -> tuple[Code, str]:
@@ -146,6 +192,26 @@ async def _ask(connection: socket.socket, endpoint: Endpoint, path: str) -> tupl
     except ValueError as error:
         return "L7RSP", str(error)
     return ("L7OK" if 200 <= status < 400 else "L7STS"), f"status {status}"
+
+
+async def _ask_mysql(connection: socket.socket, check: HealthCheck) -> tuple[Code, str]:
+    talk = mysql.Conversation(connection)
+    try:
+        version = await talk.log_in(check.user)
+        code: Code = "L7OK"
+        detail = version
+        if check.wsrep_ready and (await talk.ask("SHOW STATUS LIKE 'wsrep_ready'"))[1:] != ["ON"]:
+            code, detail = "L7STS", "wsrep_ready is not ON"
+        elif check.read_only is not None:
+            is_read_only = await talk.ask("SELECT @@global.read_only") != ["0"]
+            if is_read_only != check.read_only:
+                code, detail = "L7STS", f"read_only is {is_read_only:d}"
+        await talk.quit()
+    except mysql.Malformed as error:
+        return "L7RSP", str(error)
+    except mysql.Denied as error:
+        return "L7STS", str(error)
+    return code, detail
 
 
 def status_of(answer: bytes) -> int | None:

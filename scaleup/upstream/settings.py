@@ -4,6 +4,7 @@ A tier adds the fields of `UpstreamSettings` to its own by inheriting from it, a
 field of the type `Servers` (named `server` in lb and `app` in web). A server is written in one line,
 
     web1=10.0.0.21:8080,weight=2,maxconn=100        or just        10.0.0.21:8080
+    spare=10.0.0.29:8080,backup,slowstart=30
 
 or, in cluster.toml, as a table: { name = "web1", address = "10.0.0.21:8080", weight = 2 }. A server
 without a name is called by its address: that is the same on every node, as `balance = "source"` needs it
@@ -34,16 +35,19 @@ from pydantic import (
 from scaleup.config import EndpointField, Flag, Seconds
 from scaleup.config.faults import did_you_mean
 from scaleup.net.addresses import Endpoint
-from scaleup.upstream.balance import AlgorithmName
-from scaleup.upstream.pool import Server
+from scaleup.upstream.balance import ALGORITHMS, algorithm_class
 from scaleup.upstream.probe import HealthCheck
+from scaleup.upstream.server import Server
 
 _EXAMPLE = "web1=10.0.0.21:8080,weight=2,maxconn=100"
+_FLAGS = {"backup"}
+"""Options that stand alone in the one-line form."""
 _NAME = re.compile(r"[A-Za-z0-9._:-]{1,255}")  # as in HAProxy: logs, headers and CSV take it without quotes
 MAX_WEIGHT = 256
 """As in HAProxy."""
 MAX_MAXCONN = 1_000_000
 """More than the descriptors of any process: a slip of the finger."""
+MAX_SLOWSTART_SECONDS = 3600
 
 
 def _whole_number(name: str, top: int) -> WrapValidator:
@@ -54,6 +58,17 @@ def _whole_number(name: str, top: int) -> WrapValidator:
             return validate(value)
         except ValidationError:
             raise ValueError(f"{name} is {value!r}: write a whole number from 0 to {top}") from None
+
+    return WrapValidator(explain)
+
+
+def _seconds(name: str) -> WrapValidator:
+    def explain(value: object, validate: Callable[[object], float]) -> float:
+        try:
+            return validate(value)
+        except ValidationError:
+            top = MAX_SLOWSTART_SECONDS
+            raise ValueError(f"{name} is {value!r}: write seconds from 0 to {top}, without a unit") from None
 
     return WrapValidator(explain)
 
@@ -73,6 +88,11 @@ class ServerSettings(BaseModel):
     name: str = Field("", validate_default=True)
     weight: Annotated[int, Field(ge=0, le=MAX_WEIGHT), _whole_number("weight", MAX_WEIGHT)] = 1
     maxconn: Annotated[int, Field(ge=0, le=MAX_MAXCONN), _whole_number("maxconn", MAX_MAXCONN)] = 0
+
+    backup: bool = False
+    slowstart: Annotated[
+        float, Field(ge=0, le=MAX_SLOWSTART_SECONDS, allow_inf_nan=False), _seconds("slowstart")
+    ] = 0.0
 
     @model_validator(mode="before")
     @classmethod
@@ -102,7 +122,9 @@ class ServerSettings(BaseModel):
         name = f"{self.name}=" if self.name != str(self.address) else ""
         weight = f",weight={self.weight}" if self.weight != 1 else ""
         maxconn = f",maxconn={self.maxconn}" if self.maxconn else ""
-        return f"{name}{self.address}{weight}{maxconn}"
+        backup = ",backup" if self.backup else ""
+        slowstart = f",slowstart={self.slowstart!r}" if self.slowstart else ""
+        return f"{name}{self.address}{weight}{maxconn}{backup}{slowstart}"
 
     @model_serializer
     def _as_line(self) -> str:
@@ -110,7 +132,14 @@ class ServerSettings(BaseModel):
 
     def server(self) -> Server:
         """A new Server, for a Pool."""
-        return Server(self.name, self.address, self.weight, self.maxconn)
+        return Server(
+            self.name,
+            self.address,
+            self.weight,
+            self.maxconn,
+            backup=self.backup,
+            slowstart=self.slowstart,
+        )
 
 
 def _table_of(text: str) -> dict[str, Any]:
@@ -121,7 +150,9 @@ def _table_of(text: str) -> dict[str, Any]:
         table["name"] = name.strip()
     for option in options:
         key, equals, number = (part.strip() for part in option.partition("="))
-        if not equals:
+        if not equals and key in _FLAGS:
+            number = "true"
+        elif not equals:
             raise ValueError(f"{option!r} in {text!r} has no value: write for example {_EXAMPLE}")
         if key in table:
             raise ValueError(f"{key} stands twice in {text!r}: keep one")
@@ -144,11 +175,16 @@ Servers = Annotated[tuple[ServerSettings, ...], AfterValidator(_distinct)]
 """Several servers, each with a name of its own. Add `Field(min_length=1)` where there must be one."""
 
 
+def _balance(name: str) -> str:
+    algorithm_class(name)
+    return name
+
+
 def _health_check(value: object) -> HealthCheck:
     if isinstance(value, HealthCheck):
         return value
     if not isinstance(value, str):
-        raise ValueError(f'write "tcp" or "http:PATH", not {value!r}')
+        raise ValueError(f'write "tcp", "http:PATH" or "mysql:USER", not {value!r}')
     return HealthCheck.parse(value)
 
 
@@ -157,13 +193,16 @@ CheckMethod = Annotated[
     HealthCheck,
     PlainValidator(_health_check, json_schema_input_type=str),
     PlainSerializer(str),
-    Flag("tcp|http:PATH", "servers"),
-    Field(description="shows that a server is up: it accepts, or it answers GET PATH with 2xx or 3xx"),
+    Flag("tcp|http:PATH|mysql:USER", "servers"),
+    Field(
+        description="shows that a server is up: it accepts; it answers GET PATH with 2xx or 3xx; or USER can log "
+        "in to MySQL without a password (mysql:USER?wsrep_ready&read_only=0 asks more)"
+    ),
 ]
+Interval = Annotated[float, Field(ge=0.01, le=3600, allow_inf_nan=False)]
 Inter = Annotated[
-    float,
+    Interval,
     Flag("SECONDS", "servers"),
-    Field(ge=0.01, le=3600, allow_inf_nan=False),
     Field(description="from the start of a server's check to the next, ±10 %"),
 ]
 Rise = Annotated[
@@ -185,11 +224,21 @@ class UpstreamSettings(BaseModel):
         frozen=True, extra="forbid", validate_default=True, arbitrary_types_allowed=True
     )
 
-    balance: Annotated[AlgorithmName, Flag(None, "servers")] = Field(
-        "roundrobin", description="which server gets the next connection"
+    balance: Annotated[str, AfterValidator(_balance), Flag("NAME", "servers")] = Field(
+        "roundrobin",
+        description=f"which server gets the next connection: {', '.join(ALGORITHMS)}, or your own MODULE:CLASS",
+    )
+    allbackups: Annotated[bool, Flag(None, "servers")] = Field(
+        False, description="while no other server is up, use all backup servers and not only the first"
     )
     health_check: CheckMethod = HealthCheck("tcp")
     inter: Inter = 2.0
+    fastinter: Annotated[Interval | None, Flag("SECONDS", "servers")] = Field(
+        None, description="the same, while results speak against what is known (default: as --inter)"
+    )
+    downinter: Annotated[Interval | None, Flag("SECONDS", "servers")] = Field(
+        None, description="the same, while the server is down (default: as --inter)"
+    )
     rise: Rise = 2
     fall: Fall = 3
     check_timeout: Annotated[Seconds, Flag("SECONDS", "servers")] = Field(

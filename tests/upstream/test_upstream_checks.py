@@ -208,3 +208,83 @@ async def test_starting_again_forgets_what_was_known(bound: socket.socket, refus
         connection, _ = await asyncio.get_running_loop().sock_accept(bound)
         connection.close()
         assert web1.up
+
+
+async def test_a_server_in_maintenance_is_not_checked_and_one_that_drains_is(
+    caplog: pytest.LogCaptureFixture, refusing: Endpoint
+) -> None:
+    changes = Changes()
+    resting, draining = (
+        Server("resting", refusing, admin="maint"),
+        Server("draining", refusing, admin="drain"),
+    )
+    checker = Checker([resting, draining], settings(), changes)
+    async with running(checker):
+        assert (await changes.next())[0] is draining
+        assert checker.last(resting) is None
+        resting.admin = "ready"
+        assert (await changes.next())[0] is resting
+
+
+async def test_the_last_check_is_kept(refusing: Endpoint) -> None:
+    changes, dead = Changes(), Server("dead", refusing)
+    checker = Checker([dead], settings(), changes)
+    assert checker.last(dead) is None
+    async with running(checker):
+        await changes.next()
+        last = checker.last(dead)
+    assert last is not None
+    assert (last.code, last.detail) == ("L4CON", "connection refused")
+    assert 0 <= last.seconds < 5
+
+
+async def test_failed_connections_bring_the_next_check_forward(
+    bound: socket.socket, refusing: Endpoint
+) -> None:
+    """It would come in a minute; the test ends sooner."""
+    bound.listen()
+    checked = asyncio.Event()
+    asked = 0
+
+    def random() -> float:
+        nonlocal asked
+        asked += 1
+        if asked == 2:  # once for the offset, and then after each check
+            checked.set()
+        return 0.0
+
+    loop = asyncio.get_running_loop()
+    changes, web1 = Changes(), Server("web1", refusing)
+    checker = Checker(
+        [web1],
+        settings(inter=60.0, fastinter=0.01, fall=1),
+        changes,
+        random=random,
+        error_limit=3,
+        on_error="fastinter",
+    )
+    async with running(checker), asyncio.timeout(5):
+        connection, _ = await loop.sock_accept(bound)
+        connection.close()
+        await checked.wait()
+        bound.shutdown(socket.SHUT_RDWR)
+        for _ in range(3):
+            checker.connection_failed(web1, "L4CON connection refused")
+        _, change = await changes.next()
+    assert change.reason.startswith("1 check failed: L4CON connection refused")
+
+
+async def test_failed_connections_alone_can_bring_a_server_down(
+    bound: socket.socket, refusing: Endpoint
+) -> None:
+    bound.listen()
+    changes, web1 = Changes(), Server("web1", refusing)
+    checker = Checker([web1], settings(inter=60.0), changes, error_limit=2, on_error="mark-down")
+    async with running(checker):
+        await asyncio.sleep(0)
+        checker.connection_failed(web1, "refused")
+        checker.connection_made(web1)
+        checker.connection_failed(web1, "refused")
+        assert web1.up
+        checker.connection_failed(web1, "refused")
+        assert await changes.next() == (web1, Change(False, "2 connections failed: refused"))

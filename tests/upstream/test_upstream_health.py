@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scaleup.upstream.health import JITTER, Change, Health
+from scaleup.upstream.health import JITTER, Change, Health, OnError
 
 
 def health(*, inter: float = 2.0, rise: int = 2, fall: int = 3, random: float = 0.5) -> Health:
@@ -149,3 +149,125 @@ def test_missed_intervals_are_not_made_up_for() -> None:
     assert subject.deadline == late
     subject.check_passed(late, "L7OK")
     assert subject.deadline == late + 2.0
+
+
+class TestHowOften:
+    """inter 2, fastinter 0.5, downinter 10, no jitter."""
+
+    def intervals(self, results: str) -> list[float]:
+        """Of each result (p: passed, f: failed) how long the next check waits."""
+        subject = Health(
+            inter=2.0, fastinter=0.5, downinter=10.0, rise=2, fall=3, now=100.0, random=lambda: 0.5
+        )
+        waits = []
+        for result in results:
+            due = subject.deadline
+            passes(subject) if result == "p" else fails(subject)
+            waits.append(subject.deadline - due)
+        return waits
+
+    def test_inter_while_it_is_up_for_sure(self) -> None:
+        assert self.intervals("ppp") == [2.0, 2.0, 2.0]
+
+    def test_fastinter_while_failures_are_counted(self) -> None:
+        assert self.intervals("pffp") == [2.0, 0.5, 0.5, 2.0]
+
+    def test_downinter_while_it_is_down_for_sure(self) -> None:
+        assert self.intervals("pffff") == [2.0, 0.5, 0.5, 10.0, 10.0]
+
+    def test_fastinter_while_passes_are_counted(self) -> None:
+        assert self.intervals("pfffpp") == [2.0, 0.5, 0.5, 10.0, 0.5, 2.0]
+
+    def test_the_first_result_is_sure(self) -> None:
+        assert self.intervals("ff") == [10.0, 10.0]
+
+
+class TestObservation:
+    """Three failed connections in a row; the next check would be due in 2 s."""
+
+    def observed(self, on_error: OnError, *, fall: int = 3, error_limit: int = 3) -> Health:
+        subject = Health(
+            inter=2.0,
+            fastinter=0.5,
+            rise=2,
+            fall=fall,
+            now=100.0,
+            random=lambda: 0.5,
+            error_limit=error_limit,
+            on_error=on_error,
+        )
+        passes(subject)
+        assert subject.deadline == 103.0
+        return subject
+
+    def connections_fail(self, subject: Health, count: int = 3) -> Change | None:
+        *before, last = [subject.connection_failed(101.5, "L4CON") for _ in range(count)]
+        assert before == [None] * (count - 1)
+        return last
+
+    def test_fastinter_brings_the_next_check_forward(self) -> None:
+        subject = self.observed("fastinter", fall=1)
+        assert self.connections_fail(subject) is None
+        assert subject.deadline == 102.0
+        assert subject.up
+
+    def test_a_check_that_is_due_sooner_stays(self) -> None:
+        subject = self.observed("fastinter")
+        for _ in range(3):
+            subject.connection_failed(102.9, "L4CON")
+        assert subject.deadline == 103.0
+
+    def test_fail_check_counts_as_one_failed_check(self) -> None:
+        subject = self.observed("fail-check")
+        assert self.connections_fail(subject) is None
+        assert subject.deadline == 102.0
+        assert fails(subject) is None
+        assert fails(subject) == Change(False, "3 checks failed: L4CON")
+
+    def test_fail_check_can_be_the_last_one_that_was_missing(self) -> None:
+        subject = self.observed("fail-check", fall=1)
+        assert self.connections_fail(subject) == Change(False, "1 check failed: 3 connections failed: L4CON")
+
+    def test_sudden_death_leaves_one_check(self) -> None:
+        subject = self.observed("sudden-death")
+        assert self.connections_fail(subject) is None
+        assert subject.up
+        assert fails(subject) == Change(False, "3 checks failed: L4CON")
+
+    def test_sudden_death_is_undone_by_a_passed_check(self) -> None:
+        subject = self.observed("sudden-death")
+        self.connections_fail(subject)
+        passes(subject)
+        assert [fails(subject), fails(subject)] == [None, None]
+
+    def test_mark_down_brings_it_down(self) -> None:
+        subject = self.observed("mark-down")
+        assert self.connections_fail(subject) == Change(False, "3 connections failed: L4CON")
+        assert subject.deadline == 102.0
+        assert [passes(subject), passes(subject)] == [None, Change(True, "2 checks passed: L7OK")]
+
+    def test_one_connection_that_succeeds_forgets_the_failures_before_it(self) -> None:
+        subject = self.observed("mark-down")
+        for _ in range(10):
+            self.connections_fail(subject, 2)
+            subject.connection_made()
+        assert subject.up
+
+    def test_they_begin_to_count_again_after_a_consequence(self) -> None:
+        subject = self.observed("fail-check", fall=2)
+        self.connections_fail(subject)
+        assert self.connections_fail(subject) is not None
+
+    def test_of_a_server_that_is_down_nothing_is_observed(self) -> None:
+        subject = self.observed("fail-check", fall=1)
+        self.connections_fail(subject)
+        passes(subject)
+        due = subject.deadline
+        assert self.connections_fail(subject, 10) is None
+        assert subject.deadline == due
+        assert passes(subject) == Change(True, "2 checks passed: L7OK")
+
+    def test_with_no_limit_nothing_is_observed(self) -> None:
+        subject = self.observed("mark-down", error_limit=0)
+        assert self.connections_fail(subject, 100) is None
+        assert (subject.up, subject.deadline) == (True, 103.0)

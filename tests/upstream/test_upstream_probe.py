@@ -335,16 +335,26 @@ class TestStatusOf:
 
 
 class TestHealthCheck:
-    @pytest.mark.parametrize("text", ["tcp", "http:/", "http:/healthz", "http:/a?b=c:d"])
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "tcp",
+            "http:/",
+            "http:/a?b=c:d",
+            "mysql:haproxy",
+            "mysql:a?wsrep_ready&read_only=0",
+            "mysql:a?read_only=1",
+        ],
+    )
     def test_what_is_written_is_what_is_shown(self, text: str) -> None:
         assert str(HealthCheck.parse(text)) == text
 
     @pytest.mark.parametrize(
         ("text", "cure"),
         [
-            ("", "write tcp or http:PATH"),
-            ("ping", "write tcp or http:PATH"),
-            ("tcp:", "write tcp or http:PATH"),
+            ("", "write tcp, http:PATH or mysql:USER"),
+            ("ping", "write tcp, http:PATH or mysql:USER"),
+            ("tcp:", "write tcp, http:PATH or mysql:USER"),
             ("http", "has no path"),
             ("http:", "has no path"),
             ("http:healthz", "leading slash"),
@@ -352,6 +362,12 @@ class TestHealthCheck:
             ("http:/a b", "as %XX"),
             ("http:/a\r\nHost: x", "as %XX"),
             ("http:/ä", "as %XX"),
+            ("mysql:", "write mysql, mysql:USER or"),
+            ("mysql:a b", "write mysql, mysql:USER or"),
+            ("mysql?", "write mysql, mysql:USER or"),
+            ("mysql?read_only", "write mysql, mysql:USER or"),
+            ("mysql?read_only=0&read_only=1", "write mysql, mysql:USER or"),
+            ("mysql?wsrep_ready&wsrep_ready", "write mysql, mysql:USER or"),
         ],
     )
     def test_errors_say_what_to_write(self, text: str, cure: str) -> None:

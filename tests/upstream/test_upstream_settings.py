@@ -52,7 +52,14 @@ def test_spaces_around_the_parts_do_not_matter() -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["web1=10.0.0.21:8080,weight=2,maxconn=100", "[::1]:80", "db.example:80,weight=0", "a=[::1]:80"]
+    "line",
+    [
+        "web1=10.0.0.21:8080,weight=2,maxconn=100",
+        "10.0.0.21:80,backup,slowstart=30.0",
+        "[::1]:80",
+        "db.example:80,weight=0",
+        "a=[::1]:80",
+    ],
 )
 def test_what_is_written_is_what_is_shown(line: str) -> None:
     assert server(line).model_dump() == str(server(line)) == line
@@ -90,7 +97,14 @@ def test_any_line_is_a_server_or_a_fault(line: str) -> None:
         ("10.0.0.21:80,weight=1,weight=2", "weight stands twice"),
         ("10.0.0.21:80,name=a,address=b:1", "address stands twice"),
         ("10.0.0.21:80,wieght=2", "a server has no 'wieght'; did you mean \"weight\"?"),
-        ("10.0.0.21:80,colour=2", "a server has no 'colour', only address, name, weight, maxconn"),
+        (
+            "10.0.0.21:80,colour=2",
+            "a server has no 'colour', only address, name, weight, maxconn, backup, slowstart",
+        ),
+        ("10.0.0.21:80,slowstart=30s", "slowstart is '30s': write seconds from 0 to 3600, without a unit"),
+        ("10.0.0.21:80,slowstart=-1", "slowstart is '-1': write seconds"),
+        ("10.0.0.21:80,slowstart=nan", "slowstart is 'nan': write seconds"),
+        ("10.0.0.21:80,backup,backup", "backup stands twice"),
         ({"name": "web1"}, "a server needs an address: write for example web1="),
         (5, "a server needs an address: write for example web1="),
         ({"address": 5}, 'write "HOST:PORT", not 5'),
@@ -117,6 +131,9 @@ def test_a_server_for_a_pool() -> None:
     made = server("web1=10.0.0.21:8080,weight=2,maxconn=100").server()
     assert (made.name, made.endpoint, made.weight) == ("web1", Endpoint("10.0.0.21", 8080), 2)
     assert (made.maxconn, made.up, made.sessions) == (100, True, 0)
+    assert (made.backup, made.slowstart, made.admin) == (False, 0.0, "ready")
+    spare = server("10.0.0.29:8080,backup,slowstart=30").server()
+    assert (spare.backup, spare.slowstart) == (True, 30.0)
 
 
 def test_the_defaults_are_haproxys() -> None:
@@ -125,12 +142,25 @@ def test_the_defaults_are_haproxys() -> None:
     assert (defaults.inter, defaults.rise, defaults.fall, defaults.check_timeout) == (2.0, 2, 3, 2.0)
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("fast", "choose one of roundrobin, leastconn, first, random, source, or MODULE:CLASS"),
+        ("json:loads", "write a subclass of scaleup.upstream.algorithm.Algorithm"),
+    ],
+)
+def test_a_balance_that_cannot_be_says_what_can(name: str, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        UpstreamSettings(balance=name)
+
+
 def test_a_tier_has_them_as_flags() -> None:
     argv = "--server web1=10.0.0.21:8080,weight=2 --server 10.0.0.22:8080 --balance leastconn"
-    argv += " --health-check http:/healthz --inter 0.5 --rise 1 --fall 2 --check-timeout 0.3"
+    argv += " --health-check http:/healthz --inter 0.5 --fastinter 0.2 --rise 1 --fall 2 --check-timeout 0.3"
     loaded = load(Tier, argv.split(), {}).settings
     assert [str(one) for one in loaded.server] == ["web1=10.0.0.21:8080,weight=2", "10.0.0.22:8080"]
     assert (loaded.balance, loaded.health_check) == ("leastconn", HealthCheck("http", "/healthz"))
+    assert (loaded.fastinter, loaded.downinter) == (0.2, None)
     assert (loaded.inter, loaded.rise, loaded.fall, loaded.check_timeout) == (0.5, 1, 2, 0.3)
 
 
