@@ -274,8 +274,7 @@ class Dial:
         self._expect(min(PAUSE_SECONDS, dialler.settings.timeout_connect))
 
     def _try_again(self, server: Server) -> None:
-        others = {other.name for other in self._dialler.pool.servers if other is not server}
-        if self._dialler.pool.choose(self._key, exclude=others):
+        if self._dialler.pool.is_free(server):
             self._attempt(server)
         else:
             self.start()

@@ -93,8 +93,6 @@ class Backend:
     tally: Tally
     server_timeout: float
     server_fin_timeout: float
-    by_address: bool
-    """The client's address decides which server it gets."""
 
 
 class Frontend:
@@ -152,7 +150,7 @@ class Frontend:
         tally[FrontendColumn.TOTAL] += 1
         try:
             self._engine.watch(client.fileno(), partial(self._told_early, session))
-            key = client_key(address) if self._backend.by_address else None
+            key = client_key(address) if self._dialler.pool.needs_key else None
             dial = self._dialler.dial(key, partial(self._reached, session), partial(self._refused, session))
         except Exception:
             log.exception("an error of ours: the connection of %s is reset", address)

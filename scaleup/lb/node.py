@@ -59,6 +59,7 @@ class Node:
     def __init__(self, settings: LbSettings, process: Process) -> None:
         self._settings, self._process = settings, process
         self._servers: dict[str, list[Server]] = {}  # of each backend
+        self._known: set[Server] = set()  # those whose state was known before a reload
         self._sockets: dict[Endpoint, list[socket.socket]] = {}  # for each endpoint, one for each worker
         self._generation: Generation | None = None  # that accepts
         self._retiring: set[Generation] = set()
@@ -235,17 +236,21 @@ class Node:
             for backend, servers in self._servers.items()
             for server in servers
         }
+        self._known = set()
         self._servers = {
             backend.name: [server.server() for server in backend.server] for backend in settings.backends
         }
-        for backend, servers in self._servers.items():
+        for name, servers in self._servers.items():
             for server in servers:
-                server.up = before.get((backend, server.name, server.endpoint), True)
+                if (known := (name, server.name, server.endpoint)) in before:
+                    server.up = before[known]
+                    self._known.add(server)
 
     def _watch_servers(self) -> None:
         for backend in self._settings.backends:
             changed = partial(self._server_changed, backend.name)
-            checker = Checker(self._servers[backend.name], backend, changed, source=self._source)
+            servers = self._servers[backend.name]
+            checker = Checker(servers, backend, changed, source=self._source, known=self._known)
             self._checks.spawn(checker.run(), name=f"health checks of {backend.name}")
 
     def _server_changed(self, backend: str, server: Server, change: Change) -> None:

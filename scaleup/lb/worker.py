@@ -162,11 +162,17 @@ class Worker:
         numbers = range(len(self._servers), len(self._servers) + len(servers))
         self._servers += servers
         sessions = {
-            id(server): counters.rows_of(ServerColumn.CURRENT, number)
+            server: counters.rows_of(ServerColumn.CURRENT, number)
             for server, number in zip(servers, numbers, strict=True)
         }
         balance = algorithm(settings.balance, random.randrange)
-        pool = Pool(servers, balance, lambda server: sum(sessions[id(server)]))
+        pool = Pool(
+            servers,
+            balance,
+            lambda server: sum(sessions[server]),
+            now=self._loop.time,
+            allbackups=settings.allbackups,
+        )
         everywhere = counters.rows_of(BackendColumn.WAITING, index)
         waiting = WaitingRoom(everywhere, self._wakers, settings.queue, settings.timeout_queue)
         tallies = [counters.tally(self._row, ServerColumn, number) for number in numbers]
@@ -176,7 +182,6 @@ class Worker:
             counters.tally(self._row, BackendColumn, index),
             settings.timeout_server,
             settings.timeout_server_fin,
-            by_address=settings.balance == "source",
         )
 
     def _wake(self) -> None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random as stdlib_random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 
 from scaleup.upstream.health import Change, Health, OnError
 from scaleup.upstream.probe import Result, probe
@@ -32,7 +32,8 @@ class Checker:
 
     `source`: our IP address to check from. `random()`: 0 ≤ it < 1, for offsets and jitter. `concurrency`:
     checks at a time; 32 is far below any limit on descriptors, and with the default time-out still checks
-    32 hanging servers every 2 s. `error_limit`, `on_error`: see `Health`.
+    32 hanging servers every 2 s. `error_limit`, `on_error`: see `Health`. `known`: those whose `up` is known
+    from an earlier Checker.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Checker:
         concurrency: int = 32,
         error_limit: int = 0,
         on_error: OnError = "fail-check",
+        known: Container[Server] = (),
     ) -> None:
         self._servers = tuple(servers)
         self._settings = settings
@@ -53,7 +55,7 @@ class Checker:
         self._source = source
         self._random = random
         self._slots = asyncio.Semaphore(concurrency)
-        self._error_limit, self._on_error = error_limit, on_error
+        self._error_limit, self._on_error, self._known = error_limit, on_error, known
         self._watches: dict[Server, _Watch] = {}
 
     def last(self, server: Server) -> Result | None:
@@ -80,11 +82,11 @@ class Checker:
         """Check until cancelled (with no servers there is nothing to do, and it returns)."""
         async with asyncio.TaskGroup() as group:
             for server in self._servers:
-                watch = self._watches[server] = _Watch(self._new_health())
+                watch = self._watches[server] = _Watch(self._new_health(server))
                 server.up = watch.health.up
                 group.create_task(self._watch(server, watch), name=f"check {server.name}")
 
-    def _new_health(self) -> Health:
+    def _new_health(self, server: Server) -> Health:
         settings = self._settings
         return Health(
             inter=settings.inter,
@@ -96,6 +98,7 @@ class Checker:
             downinter=settings.downinter,
             error_limit=self._error_limit,
             on_error=self._on_error,
+            known=server.up if server in self._known else None,
         )
 
     async def _watch(self, server: Server, watch: _Watch) -> None:

@@ -59,7 +59,8 @@ class Health:
 
     `inter`: seconds from the start of a check to the next; `fastinter`, `downinter`: the same, by default
     `inter`. `rise`, `fall`: checks in a row, ≥ 1. `error_limit`: connections in a row, ≥ 1; 0: they are not
-    observed. `now`: seconds on a clock that never jumps. `random()`: 0 ≤ it < 1.
+    observed. `known`: whether it was up when it was last watched; None: it never was. `now`: seconds on a clock
+    that never jumps. `random()`: 0 ≤ it < 1.
     """
 
     def __init__(
@@ -74,15 +75,16 @@ class Health:
         downinter: float | None = None,
         error_limit: int = 0,
         on_error: OnError = "fail-check",
+        known: bool | None = None,
     ) -> None:
         self._inter, self._rise, self._fall, self._random = inter, rise, fall, random
         self._fastinter = inter if fastinter is None else fastinter
         self._downinter = inter if downinter is None else downinter
         self._error_limit, self._on_error = error_limit, on_error
         self._errors = 0  # connections in a row that failed
-        self._proven = False  # has ever passed a check
+        self._proven = known is not None  # has ever passed a check
         self._run = 0  # checks in a row that speak against `up`
-        self.up = True
+        self.up = known is not False
         self.deadline = now + inter * random()
 
     def check_passed(self, now: float, reason: str) -> Change | None:

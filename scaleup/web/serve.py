@@ -25,7 +25,12 @@ async def serve(settings: WebSettings, process: Process) -> None:
     """Serve until the process is told to stop."""
     refuse_slow_parser()
     metrics = Metrics(process.registry)
-    pool = Pool([app.server() for app in settings.app], algorithm(settings.balance, random.randrange))
+    pool = Pool(
+        [app.server() for app in settings.app],
+        algorithm(settings.balance, random.randrange),
+        now=asyncio.get_running_loop().time,
+        allbackups=settings.allbackups,
+    )
 
     def changed(server: Server, change: Change) -> None:
         metrics.upstream_up.labels(server.name).set(change.up)
