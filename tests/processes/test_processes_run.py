@@ -210,7 +210,7 @@ def test_a_terminal_that_closes_ends_what_was_started_from_it(flags: list[str]) 
     ) as child:
         os.close(theirs)
         said = b""
-        while b"started" not in said:
+        while not said.endswith(b"started\r\n"):
             said += os.read(ours, 1000)
         os.close(ours)
         assert child.wait(10) == 0
