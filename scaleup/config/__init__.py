@@ -23,6 +23,7 @@ from scaleup.config.load import Loaded, load
 from scaleup.config.model import (
     EndpointField,
     EnvironmentOnly,
+    FileOnly,
     Flag,
     NetworkField,
     Seconds,
@@ -33,6 +34,7 @@ from scaleup.config.secrets import SecretFile, read_secret
 __all__ = [
     "EndpointField",
     "EnvironmentOnly",
+    "FileOnly",
     "Flag",
     "Loaded",
     "NetworkField",

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from scaleup.config.cli import make_parser
 from scaleup.config.faults import Fault, configuration_error, did_you_mean
-from scaleup.config.model import TierSettings, flag_of, option_name, variable_name
+from scaleup.config.model import TierSettings, is_file_only, is_secret, option_name, variable_name
 from scaleup.config.sources import EnvironmentLayer, FlagLayer, Layer, table_layers
 from scaleup.config.toml import TomlFile
 
@@ -52,9 +52,11 @@ def load(model: type[S], argv: Sequence[str], environment: Mapping[str, str] | N
 
 def _unknown(model: type[TierSettings], parser: argparse.ArgumentParser, word: str) -> str:
     for name, info in model.model_fields.items():
-        if word == option_name(name) and flag_of(info) is None:
+        if word == option_name(name) and is_secret(info):
             variable = variable_name(model.tier, name)
             return f"{word}: every user can read the arguments of a process: set the variable {variable}"
+        if word == option_name(name) and is_file_only(info):
+            return f"{word}: write it in the file (--config), as [[{model.tier}.{name}]]"
     flags = [option for action in parser._actions for option in action.option_strings]
     return f"no such option: {word}{did_you_mean(word, flags)}"
 
@@ -101,7 +103,7 @@ def _fault(
     name = str(path[0])
     if name not in chosen:
         ways = f"{option_name(name)}, {variable_name(model.tier, name)} or the key {name!r} of [{model.tier}]"
-        if flag_of(model.model_fields[name]) is None:
+        if is_secret(model.model_fields[name]):
             ways = variable_name(model.tier, name)
         missing = message == "Field required"
         return Fault("", f"{name} is not set: say {ways}" if missing else f"{option_name(name)}: {message}")
@@ -111,7 +113,7 @@ def _fault(
             given = given[key]
         except (LookupError, TypeError):
             break  # the rest of the path is inside what a validator made of the text
-    secret |= flag_of(model.model_fields[name]) is None
+    secret |= is_secret(model.model_fields[name])
     shown = message if secret or repr(given) in message else f"{message} (given: {given!r})"
     origin = chosen[name].origin(path)
     return Fault(origin, shown if origin == option_name(name) else f"{name}: {shown}")
@@ -128,8 +130,22 @@ def render(loaded: Loaded[S]) -> str:
         if value is None:
             document.add(tomlkit.comment(f"{name} is not set"))
         elif name != "node":  # said by the table's name
-            document.add(name, tomlkit.item(value).comment(loaded.origins[name]))
+            document.add(name, _item(value).comment(loaded.origins[name]))
     for name, origin in loaded.origins.items():
-        if flag_of(type(settings).model_fields[name]) is None and origin != "default":
+        if is_secret(type(settings).model_fields[name]) and origin != "default":
             document.add(tomlkit.comment(f"{name} is set by {origin} and not shown"))
     return f"[{prefix}]\n{tomlkit.dumps(document)}"
+
+
+def _item(value: Any) -> Any:
+    """For tomlkit; a list of tables stays in one place, as inline tables, a line each."""
+    import tomlkit
+
+    if not (isinstance(value, list) and value and isinstance(value[0], dict)):
+        return tomlkit.item(value)
+    tables = tomlkit.array().multiline(True)
+    for one in value:
+        table = tomlkit.inline_table()
+        table.update({key: inner for key, inner in one.items() if inner is not None})
+        tables.append(table)
+    return tables

@@ -39,6 +39,11 @@ class EnvironmentOnly:
     """
 
 
+@dataclass(frozen=True, slots=True)
+class FileOnly:
+    """Marks a list of tables, [[TIER.NAME]]: it comes from the file, as no flag and no variable could hold it."""
+
+
 def _endpoint(value: object) -> Endpoint:
     if isinstance(value, Endpoint):
         return value
@@ -133,7 +138,7 @@ class TierSettings(BaseModel):
 
     def table(self) -> dict[str, Any]:
         """The values as TOML or JSON would hold them, without secrets. `model_validate` reads it back."""
-        secrets = {name for name, info in type(self).model_fields.items() if flag_of(info) is None}
+        secrets = {name for name, info in type(self).model_fields.items() if is_secret(info)}
         return self.model_dump(mode="json", exclude=secrets)
 
 
@@ -142,10 +147,18 @@ def _is_path(annotation: Any) -> bool:
 
 
 def flag_of(info: FieldInfo) -> Flag | None:
-    """The field's flag; None when it has none because it is a secret."""
-    if any(isinstance(item, EnvironmentOnly) for item in info.metadata):
+    """The field's flag; None when it has none, because it is a secret or only the file can hold it."""
+    if is_secret(info) or is_file_only(info):
         return None
     return next((item for item in info.metadata if isinstance(item, Flag)), Flag())
+
+
+def is_secret(info: FieldInfo) -> bool:
+    return any(isinstance(item, EnvironmentOnly) for item in info.metadata)
+
+
+def is_file_only(info: FieldInfo) -> bool:
+    return any(isinstance(item, FileOnly) for item in info.metadata)
 
 
 def is_repeatable(info: FieldInfo) -> bool:

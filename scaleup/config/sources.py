@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from scaleup.config.faults import Fault, did_you_mean
-from scaleup.config.model import TierSettings, is_repeatable, option_name, variable_name
+from scaleup.config.model import TierSettings, is_file_only, is_repeatable, option_name, variable_name
 from scaleup.config.toml import KeyPath, TomlFile
 
 TIERS = ("up", "lb", "vrrp", "web", "app", "db")
@@ -36,7 +36,8 @@ class EnvironmentLayer(Layer):
     def __init__(self, model: type[TierSettings], environment: Mapping[str, str]) -> None:
         super().__init__()
         self._tier = model.tier
-        names = {variable_name(model.tier, name): name for name in model.model_fields}
+        fields = model.model_fields.items()
+        names = {variable_name(model.tier, name): name for name, info in fields if not is_file_only(info)}
         for variable, text in environment.items():
             if name := names.get(variable):
                 self.values[name] = text.split() if is_repeatable(model.model_fields[name]) else text

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import signal
 import socket
 import sys
+import termios
+import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -37,7 +40,7 @@ class Process:
     def __init__(self, name: str) -> None:
         self.name = name
         self.stopping = asyncio.Event()
-        """Set by SIGTERM or SIGINT, or when the parent has died: finish and return."""
+        """Set by SIGTERM, SIGINT, or SIGHUP (but see `reloads`), or when the parent has died: finish and return."""
         self.orphaned = False
         """Whether the parent has died."""
         self.registry = CollectorRegistry()
@@ -47,6 +50,9 @@ class Process:
         self._ready = False
         self._signalled = False
         self._checks: list[Callable[[], Awaitable[str | None]]] = []
+        self._reload: Callable[[], Awaitable[None]] | None = None
+        self._reloading: asyncio.Task[None] | None = None
+        self._reload_again = False
         self._parent = self._join_parent()
         self._watch_signals()
 
@@ -68,6 +74,35 @@ class Process:
     def add_readiness(self, check: Callable[[], Awaitable[str | None]]) -> None:
         """`check()` returns None when ready, else the reason why not."""
         self._checks.append(check)
+
+    def reloads(self, load: Callable[[], S], take: Callable[[S], Awaitable[None]]) -> None:
+        """From now on SIGHUP means: `load` the settings again and `take` them, all or nothing.
+
+        What either raises as a ScaleUpError is logged, and the old settings stay. One reload at a time; a SIGHUP
+        that comes meanwhile is one more after it. A terminal that has closed ends the process as before.
+        """
+
+        async def reload() -> None:
+            log.info("reloading")
+            notify(f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
+            try:
+                await take(load())
+            except ScaleUpError as error:
+                for line in str(error).splitlines():
+                    log.error("%s", line)
+                log.error("not reloaded: nothing was changed")
+            else:
+                log.info("reloaded")
+            notify("READY=1")
+
+        self._reload = reload
+
+    async def end_reload(self) -> None:
+        """Break off the one that is in progress; there will be no more."""
+        self._reload = None
+        if self._reloading is not None:
+            self._reloading.cancel()
+            await asyncio.wait([self._reloading])
 
     async def readiness(self) -> str | None:
         """None when this process can serve, else the reason: `starting`, `draining`, or a check's."""
@@ -122,14 +157,34 @@ class Process:
 
     def _watch_signals(self) -> None:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop, number)
+        loop.add_signal_handler(signal.SIGHUP, self._hung_up)
         loop.add_signal_handler(signal.SIGUSR2, self._reopen_logs)
 
     def _reopen_logs(self) -> None:
         logs.reopen()
         for child in list(children.running):
             child.send("reopen")  # not the signal, which kills a child that does not watch for it yet
+
+    def _hung_up(self) -> None:
+        if self._reload is None or terminal_has_closed():
+            self._stop(signal.SIGHUP)
+        elif self._reloading is not None:
+            self._reload_again = True
+        elif not self.stopping.is_set():
+            self._reloading = asyncio.get_running_loop().create_task(self._keep_reloading(self._reload))
+
+    async def _keep_reloading(self, reload: Callable[[], Awaitable[None]]) -> None:
+        try:
+            self._reload_again = True
+            while self._reload_again and not self.stopping.is_set():
+                self._reload_again = False
+                await reload()
+        except Exception:
+            log.exception("an error of ours, while reloading")
+        finally:
+            self._reloading = None
 
     def _stop(self, number: signal.Signals) -> None:
         if not self._signalled:
@@ -143,6 +198,15 @@ class Process:
                 child.kill()
             logging.shutdown()
             os._exit(1)
+
+
+def terminal_has_closed() -> bool:
+    """Whether this process was started from a terminal that is gone."""
+    try:
+        termios.tcgetattr(0)
+    except termios.error as error:
+        return bool(error.args[0] == errno.EIO)
+    return False
 
 
 def run(

@@ -14,7 +14,16 @@ import pytest
 from pydantic import AfterValidator, BaseModel, Field, SecretStr
 from pydantic_core import PydanticCustomError
 
-from scaleup.config import EndpointField, EnvironmentOnly, Flag, NetworkField, Seconds, TierSettings, load
+from scaleup.config import (
+    EndpointField,
+    EnvironmentOnly,
+    FileOnly,
+    Flag,
+    NetworkField,
+    Seconds,
+    TierSettings,
+    load,
+)
 from scaleup.config.model import option_name
 from scaleup.errors import ConfigurationError
 from scaleup.net.addresses import Endpoint
@@ -51,6 +60,15 @@ class Shop(TierSettings):
 
 class Nested(Shop):
     limits: Limits = Limits()
+
+
+class Branch(BaseModel):
+    city: str
+    staff: Annotated[int, Field(ge=1)] = 1
+
+
+class Chain(Shop):
+    branch: Annotated[tuple[Branch, ...], FileOnly()] = ()
 
 
 class Bare(TierSettings):
@@ -419,3 +437,32 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_settings_go_through_a_table() -> None:
     before = settings(*FULL)
     assert Shop.model_validate(before.table()) == before
+
+
+# ----- lists of tables --------------------------------------------------------------------------------
+
+BRANCHES = '[web]\n[[web.branch]]\ncity = "Ulm"\n[[web.branch]]\ncity = "Köln"\nstaff = 0\n'
+
+
+def test_a_list_of_tables_comes_from_the_file_and_is_shown_again(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("cluster.toml").write_text(BRANCHES.replace("0", "3"))
+    argv = ["--config", "cluster.toml"]
+    assert load(Chain, argv, {}).settings.branch == (Branch(city="Ulm"), Branch(city="Köln", staff=3))
+    with pytest.raises(SystemExit):
+        load(Chain, [*argv, "--print-config"], {})
+    Path("cluster.toml").write_text(capsys.readouterr().out)
+    assert load(Chain, argv, {}).settings.branch[1].staff == 3
+
+
+def test_a_fault_in_one_of_several_tables_has_its_line() -> None:
+    Path("cluster.toml").write_text(BRANCHES)
+    with pytest.raises(ConfigurationError, match=r"cluster\.toml:6: branch: .*greater than or equal to 1"):
+        load(Chain, ["--config", "cluster.toml"], {})
+
+
+def test_a_list_of_tables_has_neither_flag_nor_variable(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        load(Chain, ["--branch", "Ulm"], {})
+    assert "write it in the file (--config), as [[web.branch]]" in capsys.readouterr().err
+    with pytest.raises(ConfigurationError, match="no such setting"):
+        load(Chain, [], {"SCALEUP_WEB_BRANCH": "Ulm"})

@@ -17,7 +17,7 @@ import pytest
 
 from scaleup.app.settings import AppSettings
 from scaleup.config import TierSettings, load
-from scaleup.config.model import flag_of, option_name, variable_name
+from scaleup.config.model import flag_of, is_secret, option_name, variable_name
 from scaleup.config.sources import TIERS
 from scaleup.db.settings import DbSettings
 from scaleup.errors import ConfigurationError
@@ -138,7 +138,7 @@ def test_print_config_reads_back(tier: Tier, more: bool, capsys: pytest.CaptureF
 
 
 def secrets(tier: Tier) -> set[str]:
-    return {name for name, info in tier.model.model_fields.items() if flag_of(info) is None}
+    return {name for name, info in tier.model.model_fields.items() if is_secret(info)}
 
 
 @every_tier
@@ -197,7 +197,7 @@ def test_help_mentions_each_option(
     assert caught.value.code == 0
     text = capsys.readouterr().out
     said = set(re.findall(r"--[a-z][a-z-]*", text))
-    options = {option_name(name) for name in tier.model.model_fields.keys() - secrets(tier)}
+    options = {option_name(name) for name, info in tier.model.model_fields.items() if flag_of(info)}
     assert options | {"--config", "--check", "--print-config", "--version", "--help"} <= said
     assert not {option_name(name) for name in secrets(tier)} & said
     assert all(

@@ -10,14 +10,18 @@ import asyncio
 import os
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from loops import LOOPS
 from process_programs import tier
 from processes_harness import unlogged
 
+from scaleup.errors import ConfigurationError, StartupError
 from scaleup.processes import Message, Process, run, run_child
 
 Serve = Callable[[tier.Settings, Process], Awaitable[None]]
@@ -107,6 +111,109 @@ def test_a_signal_stops_in_order(
 
     assert exit_code(serve=serve, loop=loop) == 0
     assert capsys.readouterr().err.endswith(f"web INFO    {number.name}: stopping\n")
+
+
+# ----- reloading --------------------------------------------------------------------------------------
+
+
+def test_a_reload_takes_what_can_be_loaded_and_leaves_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    answers: list[Any] = [1, ConfigurationError("cluster.toml:3: drain: no"), 2, StartupError("no room")]
+    taken: list[int] = []
+
+    def load_next() -> Any:
+        if isinstance(answers[0], ConfigurationError):
+            raise answers.pop(0)
+        return answers.pop(0)
+
+    async def take(settings: Any) -> None:
+        if isinstance(settings, StartupError):
+            raise settings
+        taken.append(settings)
+
+    async def serve(settings: tier.Settings, process: Process) -> None:
+        process.ready()
+        process.reloads(load_next, take)
+        for left in (3, 2, 1, 0):
+            os.kill(os.getpid(), signal.SIGHUP)
+            async with asyncio.timeout(5):
+                while len(answers) > left or process._reloading:  # noqa: ASYNC110
+                    await asyncio.sleep(0)
+        await process.end_reload()
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.setblocking(False)
+        assert exit_code(serve=serve) == 0
+        told = [manager.recv(100).partition(b"=")[0] for _ in range(9)]
+    assert taken == [1, 2]
+    assert told == [b"READY", *[b"RELOADING", b"READY"] * 4]
+    said = capsys.readouterr().err
+    assert said.count("not reloaded: nothing was changed") == 2
+    assert "cluster.toml:3: drain: no" in said
+    assert "no room" in said
+
+
+def test_reloads_take_their_turns() -> None:
+    running = 0
+    ended: list[int] = []
+
+    async def take(number: int) -> None:
+        nonlocal running
+        running += 1
+        assert running == 1
+        os.kill(os.getpid(), signal.SIGHUP)  # two while one is in progress are one more
+        os.kill(os.getpid(), signal.SIGHUP)
+        await asyncio.sleep(0.01)
+        ended.append(number)
+        running -= 1
+
+    async def serve(settings: tier.Settings, process: Process) -> None:
+        process.reloads(lambda: len(ended), take)
+        os.kill(os.getpid(), signal.SIGHUP)
+        async with asyncio.timeout(5):
+            while len(ended) < 3:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+        await process.end_reload()
+
+    assert exit_code(serve=serve) == 0
+    assert ended[:3] == [0, 1, 2]
+
+
+FROM_A_TERMINAL = """
+import asyncio, fcntl, sys, termios
+from process_programs import tier
+from scaleup.processes import run
+
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+async def serve(settings, process):
+    if "reloads" in sys.argv:
+        process.reloads(lambda: None, lambda nothing: asyncio.sleep(0))
+    print("started", flush=True)
+    await process.stopping.wait()
+
+run(tier.Settings, serve, argv=[])
+"""
+
+
+@pytest.mark.parametrize("flags", [["reloads"], []])
+def test_a_terminal_that_closes_ends_what_was_started_from_it(flags: list[str]) -> None:
+    ours, theirs = os.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-c", FROM_A_TERMINAL, *flags],
+        **dict.fromkeys(("stdin", "stdout", "stderr"), theirs),
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    ) as child:
+        os.close(theirs)
+        said = b""
+        while b"started" not in said:
+            said += os.read(ours, 1000)
+        os.close(ours)
+        assert child.wait(10) == 0
 
 
 # ----- systemd ----------------------------------------------------------------------------------------
