@@ -19,13 +19,15 @@ Reading order:
     rtnetlink    how the kernel is asked for that; interface, what it says of interfaces
     network      how advertisements travel: by unicast UDP, for nodes that may not open raw sockets
     rawip        as the RFC has it, IP protocol 112; bpf ●, its filter; pcap, a record of it
-    daemon       the shell: one socket, one timer, the router between them; timer, lateness ●, scheduling
+    instance     one virtual router, but for its decisions: what it hears, says, owns and counts
+    daemon       the shell: their sockets, one timer, the routers and their policy between them;
+                 timer, lateness ●, scheduling
     assembly     all parts, put together as the settings say
     attached     the daemon as the child of a load balancer, and its guardian
     metrics      what Prometheus sees of an election; state, what keepalived's readers see
     settings, __main__
 
-The simulator runs the policy; the daemon does not yet: it has one router, whose priority stays as configured.
+What the simulator runs and what the daemon runs are the same: `routers`, and all that is above it here.
 
 Invariants: the router never reads a clock; one timer is armed at a time; whatever ends this process or
 its parent, the virtual address is given up, and the others are told when there is time to.

@@ -12,23 +12,29 @@ from ipaddress import ip_address
 from scaleup.errors import ConfigurationError
 from scaleup.vrrp.announce import Schedule
 from scaleup.vrrp.daemon import Daemon
+from scaleup.vrrp.decisions import Notify, SetPriority
+from scaleup.vrrp.instance import Instance
 from scaleup.vrrp.interface import primary_address
 from scaleup.vrrp.kernel import KernelOwner, Placed
 from scaleup.vrrp.network import Network, UnicastUdp
 from scaleup.vrrp.owner import ListenerOwner, Owner, Owners
 from scaleup.vrrp.pcap import Recorded
 from scaleup.vrrp.rawip import RawIp
-from scaleup.vrrp.scheduling import be_on_time
 from scaleup.vrrp.settings import Election
+from scaleup.vrrp.tracking import TrackSettings
 
 log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
 def assembled(
-    election: Election, sockets: Sequence[socket.socket], on_role: Callable[[str, str], None]
+    election: Election,
+    sockets: Sequence[socket.socket],
+    on_role: Callable[[str, str, str], None],
+    on_decision: Callable[[Notify | SetPriority], None] = lambda decision: None,
+    tracks: Sequence[TrackSettings] = (),
 ) -> Iterator[Daemon]:
-    """A daemon, yet to be started; it is stopped at the end. `sockets`: to listen on while Active.
+    """A daemon with one router, yet to be started; it is stopped at the end. `sockets`: to listen on while Active.
 
     Made inside the running loop. Raises StartupError, or ConfigurationError when a key file has gone.
     """
@@ -38,11 +44,11 @@ def assembled(
         network = open_network(election)
         stack.callback(network.close)
         try:
-            daemon = Daemon(election, network, owner, on_role)
+            instance, arrangement = Instance(election, network, owner), election.arrangement(tracks)
         except ValueError as error:
             raise ConfigurationError(str(error)) from None
+        daemon = Daemon([instance], arrangement, on_role, on_decision)
         stack.callback(daemon.stop)
-        be_on_time(election.realtime)
         yield daemon
 
 

@@ -4,7 +4,7 @@ It is a process of its own so that a busy proxy never delays an advertisement, a
 guardian: it holds duplicates of the listening sockets, and when the node dies, however it dies, the end
 of the channel says so, the address is given up and the peers hear priority 0.
 
-Messages from the node: `init` (with the listening sockets), `fault` (a reason), `recover`.
+Messages from the node: `init` (with the listening sockets), `fault` (a reason), `recover`, `check` (one result).
 Messages to the node: `role` at each change, `statistics` once a second.
 """
 
@@ -23,6 +23,7 @@ from scaleup.processes import Message, Process, run_child
 from scaleup.vrrp.assembly import assembled
 from scaleup.vrrp.daemon import Daemon
 from scaleup.vrrp.metrics import snapshot
+from scaleup.vrrp.scheduling import be_on_time
 from scaleup.vrrp.settings import Election
 
 STATISTICS_SECONDS = 1.0
@@ -33,9 +34,12 @@ async def serve(init: Message, process: Process) -> None:
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket(fileno=number)) for number in init.descriptors]
         daemon = stack.enter_context(
-            assembled(election, sockets, lambda role, rule: process.tell_parent("role", role=role, rule=rule))
+            assembled(
+                election, sockets, lambda _, role, rule: process.tell_parent("role", role=role, rule=rule)
+            )
         )
         process.on_message = partial(obey, daemon)
+        be_on_time(election.realtime)
         daemon.start()
         process.ready()
         await tell_statistics(daemon, process)
@@ -55,6 +59,8 @@ def obey(daemon: Daemon, message: Message) -> None:
             daemon.fault(message.fields["reason"])
         case "recover":
             daemon.recover()
+        case "check":
+            daemon.check(**message.fields)
 
 
 async def tell_statistics(daemon: Daemon, process: Process) -> None:

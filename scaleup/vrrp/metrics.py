@@ -14,20 +14,22 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from scaleup.vrrp.daemon import ROLES, Daemon
+from scaleup.vrrp.daemon import Daemon
+from scaleup.vrrp.instance import ROLES
 from scaleup.vrrp.lateness import BOUNDS_SECONDS
 
 
 def snapshot(daemon: Daemon, now: float) -> dict[str, Any]:
-    """The daemon's counters as JSON, so that they can go over a channel."""
+    """The counters of a daemon with one router as JSON, so that they can go over a channel."""
+    (instance,) = daemon.instances.values()
     return {
-        "role": daemon.role,
-        "transitions": [[role, event, count] for (role, event), count in daemon.transitions.items()],
-        "sent": daemon.sent,
-        "received": daemon.received,
-        "dropped": dict(daemon.dropped),
+        "role": instance.role,
+        "transitions": [[role, event, count] for (role, event), count in instance.transitions.items()],
+        "sent": instance.sent,
+        "received": instance.received,
+        "dropped": dict(instance.dropped),
         "lateness": {"counts": daemon.lateness.counts, "total": daemon.lateness.total},
-        "silence": {peer: now - heard for peer, heard in daemon.last_heard.items()},
+        "silence": {peer: now - heard for peer, heard in instance.last_heard.items()},
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_interface
 from pathlib import Path
@@ -10,12 +11,15 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import AfterValidator, BaseModel, Field, PlainSerializer, PlainValidator, model_validator
 from pydantic.networks import IPvAnyAddress
 
-from scaleup.config import Flag, TierSettings
+from scaleup.config import FileOnly, Flag, TierSettings
 from scaleup.vrrp.announce import Habits
+from scaleup.vrrp.arrangement import Arrangement, RouterPolicy
 from scaleup.vrrp.auth import KEY_MAX_BYTES, KEY_MIN_BYTES, Authenticator, default_window
 from scaleup.vrrp.codec import Codec
 from scaleup.vrrp.legacy import PASSWORD_BYTES
+from scaleup.vrrp.notify import NotifySettings
 from scaleup.vrrp.packet import Address
+from scaleup.vrrp.tracking import TrackSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,13 +133,22 @@ class Election(BaseModel):
         51, ge=1, le=255, description="virtual router id, the same on all nodes of one election"
     )
     priority: Annotated[int, Flag("N", GROUP)] = Field(
-        100, ge=1, le=254, description="1–254; among the living the highest is Active"
+        100,
+        ge=1,
+        le=255,
+        description="1–254; among the living the highest is Active; 255: the owner of the addresses",
     )
     interval: Annotated[float, AfterValidator(_interval), Flag("SECONDS", GROUP)] = Field(
         1.0, ge=0.01, le=40.95, description="Adver_Interval, 0.01–40.95; take-over after 3 of them and a skew"
     )
     preempt: Annotated[bool, Flag(None, GROUP)] = Field(
         True, description="take over from a living Active of lower priority"
+    )
+    preempt_delay: Annotated[float, Flag("SECONDS", GROUP)] = Field(
+        0.0, ge=0, le=1000, description="hear a living Active of lower priority for so long before that"
+    )
+    startup_delay: Annotated[float, Flag("SECONDS", GROUP)] = Field(
+        0.0, ge=0, le=1000, description="from the start until this node takes part"
     )
     interface: Annotated[str | None, Flag("NAME", GROUP)] = Field(
         None,
@@ -272,6 +285,20 @@ class Election(BaseModel):
         return self
 
     @property
+    def router_name(self) -> str:
+        """The virtual router's, in the log and in the state."""
+        return f"VI_{self.vrid}"
+
+    def arrangement(self, tracks: Sequence[TrackSettings] = ()) -> Arrangement:
+        """What the policy is to know. Raises ValueError."""
+        weights = {track.name: track.weight for track in tracks}
+        return Arrangement(
+            (RouterPolicy(self.router_name, self.priority, self.preempt, self.preempt_delay, weights),),
+            checks=tuple(track.check for track in tracks),
+            startup_delay=self.startup_delay,
+        )
+
+    @property
     def raw(self) -> bool:
         """Whether advertisements travel as IP protocol 112."""
         return (self.transport or ("vrrp" if self.interface else "udp")) == "vrrp"
@@ -318,7 +345,7 @@ class Election(BaseModel):
         )
 
 
-class VrrpSettings(Election, TierSettings):
+class VrrpSettings(Election, NotifySettings, TierSettings):
     """Run the election for virtual addresses, as keepalived's VRRP does."""
 
     tier: ClassVar[str] = "vrrp"
@@ -337,9 +364,27 @@ without privileges, the election alone (two terminals; kill one and watch the ot
     state_file: Annotated[Path | None, Flag("FILE", GROUP)] = Field(
         None, description="write the state as JSON with keepalived's names, at each change and on SIGUSR1"
     )
+    event_socket: Annotated[Path | None, Flag("FILE", GROUP)] = Field(
+        None, description="Unix socket that says each change as a line of JSON"
+    )
+    track: Annotated[tuple[TrackSettings, ...], FileOnly()] = Field(
+        (), max_length=64, description="what this node's part in the election depends on"
+    )
 
     @model_validator(mode="after")
     def _has_address(self) -> Self:
         if not self.vip:
             raise ValueError("--vip ADDRESS is missing: which address is the election about?")
         return self
+
+    @model_validator(mode="after")
+    def _tracks_what_there_is(self) -> Self:
+        self.arrangement(self.track)
+        if reported := [track.name for track in self.track if track.reported]:
+            raise ValueError(f"track {reported[0]}: reported: only a load balancer has something to report")
+        return self
+
+    @property
+    def scripts(self) -> NotifySettings:
+        """Those of the one router."""
+        return NotifySettings(**{name: getattr(self, name) for name in NotifySettings.model_fields})

@@ -12,6 +12,7 @@ from typing import Any
 
 from scaleup.vrrp.auth import Authenticator
 from scaleup.vrrp.daemon import Daemon
+from scaleup.vrrp.instance import Instance
 from scaleup.vrrp.network import UnicastUdp
 from scaleup.vrrp.packet import HOP_LIMIT, Advertisement, decode, encode
 from scaleup.vrrp.settings import Election
@@ -77,10 +78,11 @@ class Node:
         self.rules: list[str] = []
         self.honest = True
         self.wall = 1_800_000_000.0  # at loop time 0
-        self.daemon = Daemon(self.election, self.network, self.owner, self._on_role, self._wall_clock)
+        self.instance = Instance(self.election, self.network, self.owner, self._wall_clock)
+        self.daemon = Daemon([self.instance], self.election.arrangement(), self._on_role)
 
     async def becomes(self, role: str) -> None:
-        await until(lambda: self.daemon.role == role)
+        await until(lambda: self.instance.role == role)
 
     def cut(self) -> None:
         """Its link: it says nothing to anybody, and what it hears is nobody's."""
@@ -94,7 +96,7 @@ class Node:
         self.network.close()
         assert self.honest, "the address was not taken before, or released after, a role was told"
 
-    def _on_role(self, role: str, rule: str) -> None:
+    def _on_role(self, _: str, role: str, rule: str) -> None:
         self.roles.append(role)
         self.rules.append(rule)
         self.honest = self.honest and self.owner.has == (role == "active")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from lan import DEVICE, Lan, lan_marks, until
 
 pytestmark = lan_marks()
 VIP = "10.77.0.100"
+NORMAL_SCHEDULING = "0"  # SCHED_OTHER, the 41st field of /proc/PID/stat
 
 
 @pytest.fixture
@@ -118,3 +120,60 @@ def test_a_link_that_is_down_is_a_fault_until_it_is_up(lan: Lan, tmp_path: Path)
     assert not a.has(VIP)
     lan.plug(a)
     until(lambda: a.has(VIP), "a has the address")
+
+
+def write_program(path: Path, text: str) -> str:
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_what_it_tracks_lowers_its_priority_and_scripts_and_readers_are_told(
+    lan: Lan, tmp_path: Path
+) -> None:
+    a, b = lan.host("a"), lan.host("b")
+    well, told, config = tmp_path / "well", tmp_path / "told", tmp_path / "cluster.toml"
+    well.touch()
+    tell = write_program(tmp_path / "tell", f'echo "$*" $(cut -d" " -f41 /proc/self/stat) >> {told}')
+    config.write_text(f"""[vrrp]
+notify = "{tell}"
+event_socket = "{tmp_path}/events"
+
+[[vrrp.track]]
+name = "service"
+script = "/usr/bin/test -e {well}"
+weight = -60
+interval = 0.1
+""")
+    log = tmp_path / "a.log"
+    process = a.python(*arguments("--priority", "150", "--config", str(config)), log=log)
+    until(lambda: a.has(VIP), "a has the address")
+    b.python(*arguments("--priority", "100"))
+    with socket.socket(socket.AF_UNIX) as reader:
+        reader.connect(f"{tmp_path}/events")
+        reader.settimeout(10)
+        with reader.makefile() as lines:
+            assert json.loads(lines.readline())["condition"] == "active"
+            well.unlink()
+            until(lambda: b.has(VIP) and not a.has(VIP), "b has taken over")
+            events = [json.loads(lines.readline()) for _ in range(2)]
+            assert [(it["effective_priority"], it["condition"]) for it in events] == [
+                (90, "active"),
+                (90, "backup"),
+            ]
+            assert "150 -60 (service) = 90" in log.read_text()
+            well.touch()
+            until(lambda: a.has(VIP), "a is worth its priority again")
+            process.terminate()
+            assert process.wait(10) == 0
+            assert json.loads(lines.read().splitlines()[-1])["condition"] == "stopped"
+    assert [line.split() for line in told.read_text().splitlines()] == [
+        ["INSTANCE", "VI_51", state, priority, NORMAL_SCHEDULING]
+        for state, priority in (
+            ("BACKUP", "150"),
+            ("MASTER", "150"),
+            ("BACKUP", "90"),
+            ("MASTER", "150"),
+            ("STOP", "150"),
+        )
+    ]

@@ -17,7 +17,8 @@ from elections import KEY, VIP, Peer, Stage, authenticator, damaged, until
 from prometheus_client import CollectorRegistry, generate_latest
 
 from scaleup.vrrp import daemon as daemon_module
-from scaleup.vrrp.daemon import DROP_CAUSES
+from scaleup.vrrp import routers as routers_module
+from scaleup.vrrp.instance import DROP_CAUSES
 from scaleup.vrrp.metrics import ElectionCollector, snapshot
 
 A, B, STRANGER = "127.0.60.1", "127.0.60.2", "127.0.60.3"
@@ -25,18 +26,18 @@ TICK = 0.02
 """Seconds: an interval long enough for a busy machine, short enough for a test."""
 
 
-LATE_INTERVALS = daemon_module.LATE_INTERVALS
+LATE_INTERVALS = routers_module.LATE_INTERVALS
 
 
 @pytest.fixture(autouse=True)
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that is busy for 3 × TICK makes a node yield, and rightly so: few tests are about that."""
-    monkeypatch.setattr(daemon_module, "LATE_INTERVALS", 1000)
+    monkeypatch.setattr(routers_module, "LATE_INTERVALS", 1000)
 
 
 @pytest.fixture
 def judged_late(unhurried: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(daemon_module, "LATE_INTERVALS", LATE_INTERVALS)
+    monkeypatch.setattr(routers_module, "LATE_INTERVALS", LATE_INTERVALS)
 
 
 @pytest.fixture
@@ -77,22 +78,22 @@ async def test_one_that_returns_takes_over_only_if_it_preempts(stage: Stage, pre
     b = stage.node(B, A, priority=100, interval=TICK)
     await a.becomes("active")
     a.daemon.stop()
-    assert a.daemon.role == "fault"
+    assert a.instance.role == "fault"
     await b.becomes("active")
     a.daemon.start()
     if preempt:
         await a.becomes("active")
         await b.becomes("backup")
     else:
-        heard = a.daemon.received
-        await until(lambda: a.daemon.received > heard + 8)  # twice its Active_Down_Interval
-        assert (a.daemon.role, b.daemon.role) == ("backup", "active")
+        heard = a.instance.received
+        await until(lambda: a.instance.received > heard + 8)  # twice its Active_Down_Interval
+        assert (a.instance.role, b.instance.role) == ("backup", "active")
 
 
 async def test_after_priority_0_only_the_skew_is_waited_for(stage: Stage) -> None:
     node, peer = stage.node(B, A, priority=100, interval=0.3), stage.peer(A, to=B)
     peer.advertise(200, interval_cs=30)
-    await until(lambda: node.daemon.received == 1)
+    await until(lambda: node.instance.received == 1)
     peer.advertise(0, interval_cs=30)
     began = time.monotonic()
     await node.becomes("active")
@@ -104,8 +105,8 @@ async def test_after_priority_0_only_the_skew_is_waited_for(stage: Stage) -> Non
 async def test_after_silence_three_intervals_and_the_skew_are_waited_for(stage: Stage) -> None:
     node, peer = stage.node(B, A, priority=200, interval=TICK), stage.peer(A, to=B)
     peer.advertise(250, interval_cs=2)
-    await until(lambda: node.daemon.received == 1)
-    heard = node.daemon.last_heard[A]
+    await until(lambda: node.instance.received == 1)
+    heard = node.instance.last_heard[A]
     await node.becomes("active")
     waited = asyncio.get_running_loop().time() - heard
     assert waited > 3 * TICK + TICK * 56 / 256 - 0.001
@@ -141,7 +142,7 @@ async def test_a_late_riser_reads_what_came_before_it_judges_the_timer(stage: St
     for _ in range(5):
         peer.advertise(200, interval_cs=100)
     time.sleep(LATE_SECONDS)  # noqa: ASYNC251 - nothing else runs: that is the point
-    await until(lambda: node.daemon.received == 5)
+    await until(lambda: node.instance.received == 5)
     await asyncio.sleep(0)  # the timer was due in the round that read the socket
     assert node.roles == ["backup"]
 
@@ -150,7 +151,7 @@ async def test_the_timer_itself_reads_whatever_the_loop_calls_first(stage: Stage
     node, peer = stage.node(B, A, interval=TICK), stage.peer(A, to=B)
     asyncio.get_running_loop().remove_reader(node.network.fileno())
     peer.advertise(200, interval_cs=100)
-    await until(lambda: node.daemon.received == 1)
+    await until(lambda: node.instance.received == 1)
     assert node.roles == ["backup"]
 
 
@@ -200,13 +201,13 @@ async def test_each_that_finds_a_fault_has_to_take_it_back(stage: Stage) -> None
     node.owner.fault("the link of eth0 is down", "link eth0")
     node.daemon.fault("no worker accepts")
     node.owner.recover("link eth0")
-    assert node.daemon.role == "fault"
+    assert node.instance.role == "fault"
     node.daemon.recover()
     await node.becomes("active")
     node.daemon.stop()
     node.owner.fault("the link of eth0 is down", "link eth0")
     node.owner.recover("link eth0")
-    assert node.daemon.role == "fault", "what has been stopped stays so"
+    assert node.instance.role == "fault", "what has been stopped stays so"
 
 
 async def test_a_backlog_longer_than_a_batch_is_read_to_the_end(
@@ -216,7 +217,7 @@ async def test_a_backlog_longer_than_a_batch_is_read_to_the_end(
     node, peer = stage.node(B, A, interval=1.0), stage.peer(A, to=B)
     for _ in range(10):
         peer.advertise()
-    await until(lambda: node.daemon.received == 10)
+    await until(lambda: node.instance.received == 10)
 
 
 # ----- what is dropped ----------------------------------------------------------------------------
@@ -270,9 +271,9 @@ async def test_what_is_dropped_is_counted_by_cause_and_logged_with_a_cure(
     data = forge(sender, cause)
     for _ in range(5):
         sender.send(data)
-    await until(lambda: node.daemon.dropped[cause] == 5)
-    assert sum(node.daemon.dropped.values()) == 5
-    assert node.daemon.received == 0
+    await until(lambda: node.instance.dropped[cause] == 5)
+    assert sum(node.instance.dropped.values()) == 5
+    assert node.instance.received == 0
     assert node.roles == ["backup"]
     (line,) = caplog.messages
     assert CURES[cause] in line, "one line in LOG_EVERY_SECONDS"
@@ -307,10 +308,10 @@ async def test_a_forger_is_dropped(
     data = seal[cause]()
     if cause == "replay":
         peer.send(data)
-        await until(lambda: node.daemon.received == 1)
+        await until(lambda: node.instance.received == 1)
     peer.send(data)
-    await until(lambda: node.daemon.dropped[cause] == 1)
-    assert sum(node.daemon.dropped.values()) == 1
+    await until(lambda: node.instance.dropped[cause] == 1)
+    assert sum(node.instance.dropped.values()) == 1
     assert AUTH_CURES[cause] in caplog.messages[-1]
     assert node.roles == ["backup"]
 
@@ -320,14 +321,14 @@ async def test_every_line_about_one_cause_has_to_wait_its_turn(
 ) -> None:
     node, peer = stage.node(B, A, interval=1.0), stage.peer(A, to=B)
     peer.send(b"nonsense, but long enough")
-    await until(lambda: node.daemon.dropped["version"] == 1)
+    await until(lambda: node.instance.dropped["version"] == 1)
     for _ in range(9):
         peer.send(b"nonsense, but long enough")
-    await until(lambda: node.daemon.dropped["version"] == 10)
+    await until(lambda: node.instance.dropped["version"] == 10)
     assert len(caplog.messages) == 1
-    monkeypatch.setattr(node.daemon._limited, "_seconds", 0.0)
+    monkeypatch.setattr(node.instance._limited, "_seconds", 0.0)
     peer.send(b"nonsense, but long enough")
-    await until(lambda: node.daemon.dropped["version"] == 11)
+    await until(lambda: node.instance.dropped["version"] == 11)
     assert "(9 more like it before)" in caplog.messages[-1]
 
 
@@ -338,7 +339,7 @@ async def test_a_flood_does_not_keep_the_timer_from_its_turn(stage: Stage, keyfi
     for number in range(1, 2001):
         peer.send(forged)
         if number % 100 == 0:  # the socket holds 277
-            await until(lambda: node.daemon.dropped["mac"] + node.daemon.dropped["stale"] == number)  # noqa: B023
+            await until(lambda: node.instance.dropped["mac"] + node.instance.dropped["stale"] == number)  # noqa: B023
 
     done = threading.Event()
 
@@ -349,8 +350,8 @@ async def test_a_flood_does_not_keep_the_timer_from_its_turn(stage: Stage, keyfi
     flooder = threading.Thread(target=flood)
     flooder.start()
     try:
-        sent = node.daemon.sent
-        await until(lambda: node.daemon.sent >= sent + 4)
+        sent = node.instance.sent
+        await until(lambda: node.instance.sent >= sent + 4)
     finally:
         done.set()
         await asyncio.to_thread(flooder.join)
@@ -363,7 +364,7 @@ async def test_100_000_forgeries_change_nothing(stage: Stage, keyfile: str) -> N
     a = stage.node(A, B, priority=150, interval=0.1, auth=keyfile)
     b = stage.node(B, A, priority=100, interval=0.1, auth=keyfile)
     await a.becomes("active")
-    await until(lambda: b.daemon.received > 0)
+    await until(lambda: b.instance.received > 0)
     before = list(b.roles)
     now = a.wall + asyncio.get_running_loop().time()
     forger, routed = stage.forger(A, to=B), stage.forger(A, to=B)
@@ -382,7 +383,7 @@ async def test_100_000_forgeries_change_nothing(stage: Stage, keyfile: str) -> N
         (routed if number % 10 == 0 else forger).send(forged[number % len(forged)])
         if number % 50 == 49:
             await asyncio.sleep(0)
-    await until(lambda: sum(b.daemon.dropped.values()) >= 99_000)
+    await until(lambda: sum(b.instance.dropped.values()) >= 99_000)
     assert b.roles == before
     assert a.roles == ["backup", "active"]
 
@@ -392,7 +393,7 @@ async def test_differences_are_logged_and_not_dropped(stage: Stage, caplog: pyte
     node, peer = stage.node(B, A, interval=1.0), stage.peer(A, to=B)
     peer.advertise(interval_cs=200)
     peer.advertise(addresses=(VIP + 1, VIP))
-    await until(lambda: node.daemon.received == 2)
+    await until(lambda: node.instance.received == 2)
     assert "every 2 s; see --interval" in caplog.messages[0]
     assert "other addresses: 127.0.60.101, 127.0.60.100; see --vip" in caplog.messages[1]
 
@@ -407,7 +408,7 @@ async def test_a_node_that_cannot_serve_leaves_until_it_can(stage: Stage) -> Non
     assert node.rules[-1] == "no worker accepts"
     await peer.hears(0)
     peer.advertise()
-    await until(lambda: node.daemon.received == 1)  # it goes on listening, and takes no notice
+    await until(lambda: node.instance.received == 1)  # it goes on listening, and takes no notice
     node.daemon.fault("no worker accepts")
     assert node.roles == ["backup", "active", "fault"]
     assert peer.heard() == []
@@ -466,8 +467,8 @@ async def test_when_sending_fails_for_a_while_the_role_stays(
     node, peer = stage.node(B, A, interval=TICK), stage.peer(A, to=B)
     await node.becomes("active")
     monkeypatch.setattr(node.network, "_port", 0)  # EINVAL
-    sent = node.daemon.sent
-    await until(lambda: node.daemon.sent > sent + 3)
+    sent = node.instance.sent
+    await until(lambda: node.instance.sent > sent + 3)
     peer.heard()
     monkeypatch.undo()
     await peer.hears(100)
@@ -485,21 +486,21 @@ async def test_of_two_that_cannot_believe_each_other_the_one_behind_leaves(
     a = stage.node(A, B, priority=150, interval=TICK, auth=keyfile)
     b = stage.node(B, A, priority=100, interval=TICK, auth=keyfile)
     await a.becomes("active")
-    await until(lambda: b.daemon.received > 0)
+    await until(lambda: b.instance.received > 0)
     wrong, right = (a, b) if who == "a" else (b, a)
     wrong.wall += step
     behind, ahead = (wrong, right) if step < 0 else (right, wrong)
-    await until(lambda: (behind.daemon.role, ahead.daemon.role) == ("fault", "active"))
+    await until(lambda: (behind.instance.role, ahead.instance.role) == ("fault", "active"))
     assert "our clock is wrong" in behind.rules[-1]
     said = len(ahead.roles)
-    await until(lambda: behind.daemon.dropped["stale"] > 12)
-    assert (behind.daemon.role, ahead.daemon.role, len(ahead.roles)) == ("fault", "active", said)
+    await until(lambda: behind.instance.dropped["stale"] > 12)
+    assert (behind.instance.role, ahead.instance.role, len(ahead.roles)) == ("fault", "active", said)
 
     wrong.wall -= step
-    await until(lambda: (a.daemon.role, b.daemon.role) == ("active", "backup"))
-    heard = b.daemon.received
-    await until(lambda: b.daemon.received > heard + 4)
-    assert (a.daemon.role, b.daemon.role) == ("active", "backup")
+    await until(lambda: (a.instance.role, b.instance.role) == ("active", "backup"))
+    heard = b.instance.received
+    await until(lambda: b.instance.received > heard + 4)
+    assert (a.instance.role, b.instance.role) == ("active", "backup")
 
 
 async def test_a_wrong_clock_serves_when_nobody_else_does(stage: Stage, keyfile: str) -> None:
@@ -519,7 +520,7 @@ async def test_what_was_recorded_before_makes_no_node_leave(stage: Stage, keyfil
     for number in range(10):
         peer.send(authenticator().seal(peer.message(), peer.address, now - 3600 + number))
         peer.send(authenticator(b"x" * 32).seal(peer.message(), peer.address, now + 3600 + number))
-    await until(lambda: node.daemon.dropped["stale"] == 20)
+    await until(lambda: node.instance.dropped["stale"] == 20)
     assert node.roles == ["backup", "active"]
 
 
@@ -528,11 +529,11 @@ async def test_clocks_that_step_together_cost_nothing(stage: Stage, keyfile: str
     a = stage.node(A, B, priority=150, interval=TICK, auth=keyfile)
     b = stage.node(B, A, priority=100, interval=TICK, auth=keyfile)
     await a.becomes("active")
-    await until(lambda: b.daemon.received > 0)
+    await until(lambda: b.instance.received > 0)
     a.wall += step
     b.wall += step
-    heard = b.daemon.received
-    await until(lambda: b.daemon.received > heard + 8)
+    heard = b.instance.received
+    await until(lambda: b.instance.received > heard + 8)
     assert b.roles == ["backup"]
 
 
@@ -551,8 +552,10 @@ async def test_ipv6_with_authentication(stage: Stage, keyfile: str) -> None:
     peer.send(authenticator().seal(message, ip_address("::2"), now))
     peer.hop_limit(64)
     peer.send(authenticator().seal(message, peer.address, now + 1))
-    await until(lambda: node.daemon.received and node.daemon.dropped["mac"] and node.daemon.dropped["ttl"])
-    assert sum(node.daemon.dropped.values()) == 2
+    await until(
+        lambda: node.instance.received and node.instance.dropped["mac"] and node.instance.dropped["ttl"]
+    )
+    assert sum(node.instance.dropped.values()) == 2
     assert node.roles == ["backup"]
 
 

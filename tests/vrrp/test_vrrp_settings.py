@@ -82,7 +82,7 @@ def test_what_goes_over_a_channel_is_read_back(tmp_path: Path) -> None:
         ({"vrid": "0"}, "--vrid: Input should be greater than or equal to 1 (given: '0')"),
         ({"vrid": "256"}, "less than or equal to 255"),
         ({"priority": "0"}, "greater than or equal to 1"),
-        ({"priority": "255"}, "less than or equal to 254"),
+        ({"priority": "256"}, "less than or equal to 255"),
         ({"interval": "0.009"}, "greater than or equal to 0.01"),
         ({"interval": "41"}, "less than or equal to 40.95"),
         ({"interval": "0.015"}, "hundredths of a second: write for example 0.05"),
