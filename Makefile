@@ -32,7 +32,7 @@ programs:
 	@sh tests/install-programs.sh $(PYTHON)
 
 bench: $(VENV)/.dev
-	@for script in proxy idle stack scale; do \
+	@for script in proxy idle stack scale failover saturated; do \
 	  $(BIN)/python -m bench.$$script --json bench/results/$$script.json $(ARGS) || exit; done
 	$(BIN)/python -m bench.report
 

@@ -10,6 +10,7 @@ add haproxy haproxy
 add nginx nginx-light
 add ip iproute2
 add keepalived keepalived
+add wrk wrk
 "${1:-python3}" -c 'import ensurepip' 2>/dev/null || missing="$missing python3-venv"
 [ -z "$missing" ] && exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then

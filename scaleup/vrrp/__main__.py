@@ -1,10 +1,11 @@
-"""`python -m scaleup.vrrp`: the election by itself."""
+"""`python -m scaleup.vrrp`: the election by itself; `… doctor`: what would be in its way."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import signal
+import sys
 from functools import partial
 
 from scaleup.processes import Process, run
@@ -36,5 +37,9 @@ async def serve(settings: VrrpSettings, process: Process) -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["doctor"]:
+        from scaleup.vrrp.doctor_command import main
+
+        main(sys.argv[2:])
     # The standard loop: it needs no faster one, since this process moves no user bytes.
     run(VrrpSettings, serve, loop_factory=asyncio.new_event_loop)
