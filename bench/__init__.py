@@ -4,6 +4,8 @@
     python -m bench.idle      how much memory does a connection take that does nothing?
     python -m bench.stack     what does the whole stack carry, and which tier spends the CPU time?
     python -m bench.scale     how does the cost grow with servers, connections and workers?
+    python -m bench.failover  how long does a fail-over take, beside keepalived?
+    python -m bench.saturated does the election hold while the load balancer uses all of the machine?
     python -m bench.report    docs/benchmarks.md from bench/results/*.json: no figure there is typed
 
 The method is the same for all. The peers take turns within a round, in reverse order every other round (A B A',
@@ -21,8 +23,12 @@ What is shared, in the order in which to read it:
     transfer      bulk, each way
     load          running those two as processes
     server        what stands behind the proxies when it is not nginx
+    lan           hosts that are network namespaces; also for the tests
+    pairs         two nodes with a virtual address, ours or keepalived with HAProxy
+    wire          what is heard on their network; takeover ●, what that says of a fail-over
+    attempts      a client that tries to connect every millisecond
     streams       the asyncio tutorial's proxy, a peer
     turns         interleaving, and the flags that the scripts have in common
     machine       what it ran on
-    render, plot  the tables and the pictures
+    render, plot  the tables and the pictures; cdf, those of distributions; bars ●, what was wanted
 """

@@ -2,7 +2,8 @@
 
 Cases that lie on an axis (a number of servers, …) become lines with a band from the least to the greatest round;
 others become bars with whiskers. Metrics that are parts of a whole (the tiers' CPU time) share a panel, as
-stacked bars. The same record gives the same SVG, so that a diff shows a change.
+stacked bars. Cases with a theory are drawn as distributions (bench/cdf.py). The same record gives the same SVG, so
+that a diff shows a change.
 """
 
 from __future__ import annotations
@@ -12,12 +13,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench import cdf
 from bench.record import AGAIN, Case, Record, medians
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-COLOURS = {"scaleup": "#2563eb", "haproxy": "#dc2626", "nginx": "#16a34a", "streams": "#a16207"}
+COLOURS = {
+    "scaleup": "#2563eb",
+    "haproxy": "#dc2626",
+    "nginx": "#16a34a",
+    "streams": "#a16207",
+    "keepalived": "#dc2626",
+}
 OTHERS = ("#7c3aed", "#0891b2", "#db2777", "#65a30d", "#475569", "#ea580c")
 WHISKERS = "#334155"
 PANELS_IN_A_ROW = 2
@@ -33,37 +42,17 @@ def draw(record: Record, folder: Path, suffixes: Sequence[str] = ("svg", "png"))
 
     matplotlib.use("svg")
     matplotlib.rcParams.update({"svg.hashsalt": "scaleup", "svg.fonttype": "none", "font.size": 8})
-    from matplotlib.figure import Figure
 
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for work, title in record.works.items():
         if not (cases := record.of(work)):
             continue
-        panels = panels_of(record, cases)
-        on_axis = len(cases) > 1 and all(case.x is not None for case in cases)
-        columns = min(len(panels), PANELS_IN_A_ROW)
-        rows = math.ceil(len(panels) / columns)
-        bars = sum(len(case.rounds) + 1 for case in cases)
-        height = TITLE_INCHES + (LINES_INCHES if on_axis else BAR_INCHES * bars)
-        figure = Figure(figsize=(PANEL_INCHES * columns, height * rows), layout="constrained")
+        figure = cdf.figure(record, cases, style) if cdf.wanted(cases) else panels(record, cases)
         figure.suptitle(title)
-        grid = list(figure.subplots(rows, columns, squeeze=False).flat)
-        for axes, (name, metrics) in zip(grid, panels.items(), strict=False):
-            what = record.metrics[metrics[0]]
-            axes.set_title(f"{name}, {what.unit} ({what.better} is better)", fontsize=8)
-            axes.spines[["top", "right"]].set_visible(False)
-            if len(metrics) > 1:
-                _stacked(axes, record, cases, metrics)
-            elif on_axis:
-                _lines(axes, cases, metrics[0])
-            else:
-                _bars(axes, cases, metrics[0])
-        for spare in grid[len(panels) :]:
-            spare.set_axis_off()
         shown = {
             label: line
-            for axes in grid
+            for axes in figure.axes
             for line, label in zip(*axes.get_legend_handles_labels(), strict=True)
         }
         if shown:
@@ -72,6 +61,33 @@ def draw(record: Record, folder: Path, suffixes: Sequence[str] = ("svg", "png"))
             written.append(path := folder / f"{record.script}-{work}.{suffix}")
             figure.savefig(path, metadata={"Date": None} if suffix == "svg" else {}, dpi=130)
     return written
+
+
+def panels(record: Record, cases: Sequence[Case]) -> Figure:
+    """A panel for each metric, or whole of metrics."""
+    from matplotlib.figure import Figure
+
+    of_metrics = panels_of(record, cases)
+    on_axis = len(cases) > 1 and all(case.x is not None for case in cases)
+    columns = min(len(of_metrics), PANELS_IN_A_ROW)
+    rows = math.ceil(len(of_metrics) / columns)
+    bars = sum(len(case.rounds) + 1 for case in cases)
+    height = TITLE_INCHES + (LINES_INCHES if on_axis else BAR_INCHES * bars)
+    figure = Figure(figsize=(PANEL_INCHES * columns, height * rows), layout="constrained")
+    grid = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes, (name, metrics) in zip(grid, of_metrics.items(), strict=False):
+        what = record.metrics[metrics[0]]
+        axes.set_title(f"{name}, {what.unit} ({what.better} is better)", fontsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+        if len(metrics) > 1:
+            _stacked(axes, record, cases, metrics)
+        elif on_axis:
+            _lines(axes, cases, metrics[0])
+        else:
+            _bars(axes, cases, metrics[0])
+    for spare in grid[len(of_metrics) :]:
+        spare.set_axis_off()
+    return figure
 
 
 def panels_of(record: Record, cases: Sequence[Case]) -> dict[str, list[str]]:

@@ -7,6 +7,7 @@ The prose has lines of the form `<!-- what … -->`, each of which is replaced:
 
     <!-- run proxy -->                  machine, commit, versions and settings of the record proxy.json
     <!-- work proxy requests -->        table and picture of one of its works
+    <!-- bars failover -->              how far its medians are from the theory, and what was wanted
     <!-- failover -->                   the table of failover-loopback.json
     <!-- ceiling -->                    what one active node could carry, from proxy.json
 
@@ -24,6 +25,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from bench import bars
 from bench.machine import CHECKOUT
 from bench.record import AGAIN, Record, medians
 from bench.render import Grid, grid, in_markdown, number
@@ -33,8 +35,8 @@ RESULTS = CHECKOUT / "bench" / "results"
 PAGE = CHECKOUT / "docs" / "benchmarks.md"
 PICTURES = CHECKOUT / "docs" / "images"
 
-SCRIPTS = ("proxy", "profile", "idle", "stack", "scale")
-FAILOVER = "failover-loopback"
+SCRIPTS = ("proxy", "profile", "idle", "stack", "scale", "failover", "saturated")
+LOOPBACK = "failover-loopback"
 _PLACE = re.compile(r"^<!-- (.+) -->$", re.MULTILINE)
 
 Results = Mapping[str, Record]
@@ -71,10 +73,12 @@ def page(prose: str, results: Results, failover: dict[str, Any] | None) -> str:
                 return _known(results, script, run)
             case ["work", script, work]:
                 return _known(results, script, lambda record: work_of(record, work))
+            case ["bars", script]:
+                return _known(results, script, lambda record: in_markdown(bars.table(record)))
             case ["ceiling"]:
                 return _known(results, "proxy", ceiling)
             case ["failover"]:
-                return failover_table(failover) if failover else f"_No {FAILOVER}.json._"
+                return failover_table(failover) if failover else f"_No {LOOPBACK}.json._"
         raise ValueError(f"{found[0]}: no such place; see bench/report.py")
 
     return _PLACE.sub(fill, prose)
@@ -159,7 +163,7 @@ def nearest_rank(values: list[float], percent: float) -> float:
 def generate(prose: Path = PROSE, results: Path = RESULTS) -> tuple[str, dict[str, Record]]:
     """The page, and the records it was made of."""
     records = read(results)
-    failover_file = results / f"{FAILOVER}.json"
+    failover_file = results / f"{LOOPBACK}.json"
     failover = json.loads(failover_file.read_text()) if failover_file.exists() else None
     return page(prose.read_text(), records, failover), records
 

@@ -1,4 +1,4 @@
-"""`python -m scaleup.vrrp`: the election by itself."""
+"""`python -m scaleup.vrrp`: the election by itself; `… doctor`: what would be in its way."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import signal
+import sys
 from collections.abc import Callable
 
 from scaleup.processes import Process, run
@@ -77,5 +78,9 @@ def open_helper(settings: VrrpSettings, report: Callable[[str, bool, str], None]
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["doctor"]:
+        from scaleup.vrrp.doctor_command import main
+
+        main(sys.argv[2:])
     # The standard loop: it needs no faster one, since this process moves no user bytes.
     run(VrrpSettings, serve, loop_factory=asyncio.new_event_loop)

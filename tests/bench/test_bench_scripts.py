@@ -210,7 +210,11 @@ def test_a_wrong_flag_is_said_in_a_line(room: Path, script: str, flags: tuple[st
 
 
 @pytest.mark.parametrize(
-    "script", ["proxy", "profile", "idle", "stack", "scale", "report", "generator", "transfer", "server"]
+    "script",
+    [
+        *("proxy", "profile", "idle", "stack", "scale", "failover", "saturated"),
+        *("report", "generator", "transfer", "server", "attempts"),
+    ],
 )
 def test_every_script_explains_itself(room: Path, script: str) -> None:
     done = bench(room, script, "--help")

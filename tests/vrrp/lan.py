@@ -1,46 +1,20 @@
-"""A network of its own for a test: hosts that are network namespaces, on a bridge that is one more.
-
-    with Lan("a", "b", "client") as lan:
-        lan.host("a").start("python", …)
-
-Everything is gone at its end, however the test ended. It takes root and `ip`: mark tests with `needs_lan`.
-"""
+"""Tests on a network of their own (bench/lan.py): what they are marked with, and how they wait."""
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import json
-import os
-import signal
-import socket
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from collections.abc import Callable
+from typing import Any
 
-import psutil
 import pytest
-from needs import SEARCH_PATH, requires
+from needs import requires
 
-CLONE_NEWNET = 0x40000000
-DEVICE = "eth0"
-ENVIRONMENT = {**os.environ, "PATH": SEARCH_PATH}
+from bench.lan import DEVICE, Host, Lan, ip, may_make_namespaces, signal_all
+
+__all__ = ["DEVICE", "Host", "Lan", "ip", "lan_marks", "needs_lan", "signal_all", "until"]
+
 PATIENCE_SECONDS = 20.0
 """For what has no bound of its own: a machine under load starts processes slowly."""
-
-CAP_NET_ADMIN, CAP_SYS_ADMIN = 12, 21  # capabilities(7)
-
-
-def may_make_namespaces() -> bool:
-    """Root may, but for root in some containers."""
-    status = Path("/proc/self/status").read_text()
-    effective = int(status.partition("CapEff:")[2].split()[0], 16)
-    return all(effective >> capability & 1 for capability in (CAP_NET_ADMIN, CAP_SYS_ADMIN))
-
 
 NAMESPACES = pytest.mark.skipif(
     not may_make_namespaces(), reason="network namespaces need root, with CAP_NET_ADMIN and CAP_SYS_ADMIN"
@@ -63,15 +37,6 @@ def lan_marks(*programs: str) -> list[pytest.MarkDecorator]:
     return [requires("ip", *programs), NAMESPACES]
 
 
-def ip(*arguments: str) -> str:
-    done = subprocess.run(
-        ["ip", *arguments], env=ENVIRONMENT, capture_output=True, text=True, timeout=30, check=False
-    )
-    if done.returncode:
-        raise RuntimeError(f"ip {' '.join(arguments)}: {done.stderr.strip()}")
-    return done.stdout
-
-
 def until(condition: Callable[[], object], what: str, seconds: float = PATIENCE_SECONDS) -> float:
     """Look again and again until it holds; returns how long that took, and fails after `seconds`."""
     began = time.monotonic()
@@ -80,172 +45,3 @@ def until(condition: Callable[[], object], what: str, seconds: float = PATIENCE_
             pytest.fail(f"not within {seconds:.2f} s: {what}")
         time.sleep(0.005)
     return time.monotonic() - began
-
-
-class Host:
-    """One namespace: `eth0` has 10.77.0.`number`/24 and fe80::`number`/64."""
-
-    def __init__(self, name: str, namespace: str, number: int) -> None:
-        self.name, self.namespace, self.number = name, namespace, number
-        self.ipv4, self.ipv6 = f"10.77.0.{number}", f"fe80::{number}"
-        self.processes: list[subprocess.Popen[bytes]] = []
-
-    @contextlib.contextmanager
-    def entered(self) -> Iterator[None]:
-        """Sockets made in here belong to this host, for as long as they live."""
-        libc = ctypes.CDLL(None, use_errno=True)
-        with open("/proc/self/ns/net") as home, open(f"/run/netns/{self.namespace}") as there:
-            if libc.setns(there.fileno(), CLONE_NEWNET) != 0:
-                raise OSError(ctypes.get_errno(), "setns")
-            try:
-                yield
-            finally:
-                libc.setns(home.fileno(), CLONE_NEWNET)
-
-    def start(self, *command: str, log: Path | None = None) -> subprocess.Popen[bytes]:
-        """A process on this host; `log` gets what it writes."""
-        with contextlib.ExitStack() as stack:
-            out = stack.enter_context(log.open("ab")) if log else subprocess.DEVNULL
-            process = subprocess.Popen(
-                ["ip", "netns", "exec", self.namespace, *command],
-                env=ENVIRONMENT,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=subprocess.STDOUT,
-            )
-        self.processes.append(process)
-        return process
-
-    def python(self, *arguments: str, log: Path | None = None) -> subprocess.Popen[bytes]:
-        return self.start(sys.executable, *arguments, log=log)
-
-    def ip(self, *arguments: str) -> str:
-        return ip("-n", self.namespace, *arguments)
-
-    def addresses(self, device: str = DEVICE) -> set[str]:
-        (link,) = json.loads(self.ip("-j", "addr", "show", "dev", device))
-        return {info["local"] for info in link["addr_info"]}
-
-    def has(self, address: str) -> bool:
-        return address in self.addresses()
-
-    @property
-    def mac(self) -> str:
-        (link,) = json.loads(self.ip("-j", "link", "show", "dev", DEVICE))
-        return str(link["address"])
-
-    def neighbour(self, address: str) -> str | None:
-        """The hardware address that this host believes another to have."""
-        found = json.loads(self.ip("-j", "neigh", "show", "dev", DEVICE, "to", address) or "[]")
-        return next((entry["lladdr"] for entry in found if "lladdr" in entry), None)
-
-    def reaches(self, address: str) -> bool:
-        """Somebody with that address answers: no port 9 is open anywhere, and to say so is an answer."""
-        with self.entered():
-            family = socket.AF_INET6 if ":" in address else socket.AF_INET
-            sock = socket.socket(family, socket.SOCK_STREAM)
-            scope = (0, socket.if_nametoindex(DEVICE)) if ":" in address else ()
-        with sock:
-            sock.settimeout(1.0)
-            try:
-                sock.connect((address, 9, *scope))
-            except ConnectionRefusedError:
-                return True
-            except OSError:
-                return False
-        return True
-
-    def close(self) -> None:
-        for process in self.processes:
-            end(process)
-        with contextlib.suppress(RuntimeError):
-            ip("netns", "del", self.namespace)
-
-
-class Lan:
-    """Hosts by name, each with a cable to one bridge. A cut cable is a port of the bridge that is down."""
-
-    _made = 0
-
-    def __init__(self, *names: str) -> None:
-        Lan._made += 1
-        prefix = f"su{os.getpid()}-{Lan._made}"
-        self._bridge = f"{prefix}-bridge"
-        self._hosts = {
-            name: Host(name, f"{prefix}-{name}", number) for number, name in enumerate(names, start=1)
-        }
-
-    def host(self, name: str) -> Host:
-        return self._hosts[name]
-
-    def __enter__(self) -> Self:
-        try:
-            self._build()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        for host in self._hosts.values():
-            host.close()
-        with contextlib.suppress(RuntimeError):
-            ip("netns", "del", self._bridge)
-
-    def unplug(self, host: Host) -> None:
-        """Its cable: both ends see that the link is down."""
-        ip("-n", self._bridge, "link", "set", f"port{host.number}", "down")
-
-    def plug(self, host: Host) -> None:
-        ip("-n", self._bridge, "link", "set", f"port{host.number}", "up")
-
-    def separate(self, host: Host) -> None:
-        """It hears nobody, and nobody hears it, though all links are up."""
-        ip("-n", self._bridge, "link", "set", f"port{host.number}", "nomaster")
-
-    def join(self, host: Host) -> None:
-        ip("-n", self._bridge, "link", "set", f"port{host.number}", "master", "bridge0")
-
-    def _build(self) -> None:
-        ip("netns", "add", self._bridge)
-        self._in_bridge("link", "add", "bridge0", "type", "bridge", "mcast_snooping", "0")
-        self._in_bridge("link", "set", "bridge0", "up")
-        for host in self._hosts.values():
-            ip("netns", "add", host.namespace)
-            port = f"port{host.number}"
-            cable = ("link", "add", port, "type", "veth", "peer", DEVICE, "netns", host.namespace)
-            self._in_bridge(*cable)
-            self._in_bridge("link", "set", port, "master", "bridge0", "up")
-            host.ip("link", "set", "lo", "up")
-            host.ip("link", "set", DEVICE, "addrgenmode", "none", "up")
-            host.ip("addr", "add", f"{host.ipv4}/24", "dev", DEVICE)
-            host.ip("addr", "add", f"{host.ipv6}/64", "dev", DEVICE, "nodad")
-
-    def _in_bridge(self, *arguments: str) -> None:
-        ip("-n", self._bridge, *arguments)
-
-
-def family_of(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    """The process and all its descendants."""
-    try:
-        head = psutil.Process(process.pid)
-        return [head, *head.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return []
-
-
-def signal_all(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
-    for each in family_of(process):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            each.send_signal(number)
-
-
-def end(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        signal_all(process, signal.SIGKILL)
-    process.wait(10)
