@@ -52,8 +52,12 @@ class Generation:
         self.counters = Counters.create(settings.workers, sizes_of(settings))
         self._wakers = [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(settings.workers)]
         self._keepers: list[Keeper] = []
+        self._free = [asyncio.Event() for _ in range(settings.workers)]
+        """Of each worker: it has no session any more, has ended, or was not started."""
+        self._finishing = False
         for row in range(settings.workers):
             worker = f"{name}/worker{row + 1}"
+            self._free[row].set()
             spawn, died = partial(self._spawn, worker, row), partial(self._died, worker, row)
             self._keepers.append(Keeper(worker, spawn, died))
 
@@ -76,15 +80,19 @@ class Generation:
                 keeper.child.send(kind, **fields)
 
     async def drain(self, seconds: float) -> None:
-        """Refuse new connections; sessions may go on for so long. Ends with the last worker."""
+        """Refuse new connections; sessions may go on for so long. Returns when the last one has ended."""
         await self._finish("drain", seconds)
 
     async def retire(self, seconds: float, gone: Sequence[Endpoint]) -> None:
-        """Leave the sockets to others, except `gone` ones. Ends with the last worker."""
+        """Leave the sockets to others, except `gone` ones. Returns when the last session has ended."""
         await self._finish("retire", seconds, gone=list(map(str, gone)))
 
     async def end(self) -> None:
         """Whatever they are doing; then the counters are gone."""
+        if self._finishing:  # they end by themselves
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(STOP_GRACE_SECONDS):
+                    await asyncio.gather(*(keeper.child.wait() for keeper in self._keepers if keeper.child))
         for keeper in self._keepers:
             await keeper.stop(0)
         for waker in self._wakers:
@@ -92,16 +100,22 @@ class Generation:
         self.counters.close()
 
     async def _finish(self, how: str, seconds: float, **fields: Any) -> None:
+        self._finishing = True
         for keeper in self._keepers:
             keeper.expect_exit()
             if keeper.child is not None:
                 keeper.child.send(how, seconds=seconds, **fields)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds + STOP_GRACE_SECONDS):
-                await asyncio.gather(*(keeper.child.wait() for keeper in self._keepers if keeper.child))
+                await asyncio.gather(*(free.wait() for free in self._free))
 
     def _spawn(self, name: str, row: int, on_exit: Callable[[int], None]) -> Child:
-        child = Child(name, ["scaleup.lb.worker", name], on_message=partial(self._says, row), on_exit=on_exit)
+        def ended(status: int) -> None:
+            self._free[row].set()
+            on_exit(status)
+
+        self._free[row].clear()
+        child = Child(name, ["scaleup.lb.worker", name], on_message=partial(self._says, row), on_exit=ended)
         sockets = [sock.fileno() for frontend in self._sockets[row] for sock in frontend]
         child.send(
             "init",
@@ -116,9 +130,12 @@ class Generation:
         return child
 
     def _says(self, row: int, message: Message) -> None:
-        if message.kind == "ready":
-            self._keepers[row].was_ready()
-            self._on_ready()
+        match message.kind:
+            case "ready":
+                self._keepers[row].was_ready()
+                self._on_ready()
+            case "free":
+                self._free[row].set()
 
     def _died(self, name: str, row: int, how: str) -> None:
         self.counters.clear_current(row)

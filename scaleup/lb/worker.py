@@ -7,7 +7,7 @@ listen until the vrrp process says so to the kernel; the node then says `active`
 Messages from the node: `init`, `state` (whether it is `active`, and of each server whether it is `up`; before
 the first one nothing is accepted), and the last ones, each with the `seconds` that sessions may go on: `drain`
 (refuse new connections) and `retire` (leave them to other workers; but addresses that are `gone` nobody takes
-over).
+over). When the last session has ended, the node is told `free`.
 """
 
 from __future__ import annotations
@@ -134,6 +134,8 @@ class Worker:
             self._kill(self._sessions, "their time is over (--drain, --hard-stop-after)")
         self._last_wait = None
         await self._sessions.none()
+        # Its own end takes 15 ms more, in which nobody would serve.
+        self._process.tell_parent("free")
         for backend in self._backends:
             await backend.dialler.close()
         for frontend in self._frontends:

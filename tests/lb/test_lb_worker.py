@@ -53,7 +53,7 @@ class Shop:
         for sock, listens in zip(self.sockets, (active, True), strict=True):
             if listens:
                 sock.listen(100)
-        self.process = SimpleNamespace(stopping=asyncio.Event())
+        self.process = SimpleNamespace(stopping=asyncio.Event(), tell_parent=lambda kind: None)
         waker = os.eventfd(0, os.EFD_NONBLOCK)
         shared = [self.counters.descriptor, waker, *(sock.fileno() for sock in self.sockets)]
         init = Message(
