@@ -9,6 +9,7 @@ add chromium chromium
 add haproxy haproxy
 add nginx nginx-light
 add ip iproute2
+add curl curl
 add keepalived keepalived
 add strace strace
 add wrk wrk

@@ -15,6 +15,7 @@ Reading order:
     waiting    the queue for a slot, when every server is at its maxconn
     dial       reaching a server: choose, connect, retry, redispatch
     accept     the listening sockets, and when connections are taken from them
+    greeting   the PROXY header with which connections from other proxies begin
     frontend   a client from accept to the end: accept, dial, relay, and what is counted
     worker     one process: its frontends and backends; what happens when the virtual address comes and goes
     counters   the array in shared memory in which workers count and from which all read

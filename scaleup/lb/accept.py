@@ -59,14 +59,14 @@ class Listener:
 class Acceptor:
     """Accepts from `listeners`, which it owns, while `has_room()`.
 
-    `on_client(socket, address, elected)` owns the accepted socket.
+    `on_client(socket, host, port, elected)` owns the accepted socket of a client there.
     """
 
     def __init__(
         self,
         listeners: Sequence[Listener],
         has_room: Callable[[], bool],
-        on_client: Callable[[SocketType, str, bool], None],
+        on_client: Callable[[SocketType, str, int, bool], None],
     ) -> None:
         self._listeners = tuple(listeners)
         self._has_room, self._on_client = has_room, on_client
@@ -150,7 +150,7 @@ class Acceptor:
             return self._failed(listener, error)
         client = SocketType(listener.family, socket.SOCK_STREAM, 0, descriptor)
         client.setblocking(False)
-        self._on_client(client, address[0], listener.elected)
+        self._on_client(client, address[0], address[1], listener.elected)
         return True
 
     def _failed(self, listener: Listener, error: OSError) -> bool:

@@ -29,7 +29,8 @@ class FrontendColumn(IntEnum):
     KILLED = 4  # closed because the virtual address left, or at the end of the drain
     PAUSES = 5  # times that reading stopped because the other side did not take the bytes
     ABANDONED = 6  # reset by the client before a server was reached
-    DENIED = 7  # refused by a limit for its address
+    DENIED = 7  # refused because of its address
+    UNGREETED = 8  # refused for want of a PROXY header
 
 
 class BackendColumn(IntEnum):

@@ -1,8 +1,10 @@
 """A frontend, as one worker has it: each of its clients, from accept to the end.
 
-    accepted ──▶ dialling ──▶ relayed ──▶ ended         counted at each arrow
-                    │            │
-                    └────────────┴──────▶ reset: no server, the client left, the address left, the drain is over
+    accepted ──▶ (greeted) ──▶ dialling ──▶ relayed ──▶ ended         counted at each arrow
+                     │            │            │
+                     └────────────┴────────────┴──▶ reset: no header, no server, the client or the address left, …
+
+It is greeted where the clients are proxies, which say by a PROXY header who their client is (`greeting`).
 
 When the virtual address leaves, sessions that came through it cannot live on: from now on their packets go
 to the other node. They are reset on both sides, so that both peers know at once.
@@ -11,18 +13,23 @@ to the other node. They are reset on both sides, so that both peers know at once
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from ipaddress import IPv6Address, ip_address
 from socket import SocketType
 
 from scaleup.lb.accept import Acceptor, Listener
 from scaleup.lb.counters import BackendColumn, FrontendColumn, ServerColumn, Tally
 from scaleup.lb.dial import Dial, Dialler, Reached
 from scaleup.lb.engine import ERROR, Engine
+from scaleup.lb.greeting import Greeting
 from scaleup.lb.relay import Outcome, Relay, Timeouts
 from scaleup.lb.settings import FrontendTable
+from scaleup.net.addresses import Endpoint
+from scaleup.net.proxy_protocol import Cause, Header
 from scaleup.net.sockets import close_with_reset
 from scaleup.processes.logs import LimitedLog
 from scaleup.upstream.balance import client_key
@@ -40,8 +47,13 @@ class Session:
     frontend: Frontend
     client: SocketType
     address: str
+    port: int
     elected: bool
     """It came through a virtual address."""
+    destination: Endpoint | None = None
+    """Where the client connected to, if a proxy has said so."""
+    greeting: Greeting | None = None
+    """Until a PROXY header was read, where one must come."""
     events: int = 0
     """What the engine told of the client's socket while a server was dialled."""
     dial: Dial | None = None
@@ -93,6 +105,8 @@ class Backend:
     tally: Tally
     server_timeout: float
     server_fin_timeout: float
+    header: Callable[[Endpoint, Endpoint], bytes] | None = None
+    """Writes the PROXY header for a client's address and the one that it connected to; None: servers get none."""
 
 
 class Frontend:
@@ -121,11 +135,14 @@ class Frontend:
             server_fin=backend.server_fin_timeout,
         )
         self._maxconn, self._everywhere = settings.maxconn, everywhere
+        self._proxies = settings.accept_proxy
         self._limited = LimitedLog(log, LOG_EVERY_SECONDS, engine.loop.time)
         self.acceptor = Acceptor(listeners, self._has_room, self._accepted)
 
     def reset(self, session: Session) -> None:
         """Before it was relayed: close the client's socket so that it hears RST, as it was never served."""
+        if session.greeting is not None:
+            session.greeting.cancel()
         if session.dial is not None:
             session.dial.cancel()
         self._engine.forget(session.client.fileno())
@@ -142,18 +159,50 @@ class Frontend:
     def _has_room(self) -> bool:
         return self._sessions.has_room and sum(self._everywhere) < self._maxconn
 
-    def _accepted(self, client: SocketType, address: str, elected: bool) -> None:
-        session = Session(self, client, address, elected)
+    def _accepted(self, client: SocketType, address: str, port: int, elected: bool) -> None:
+        session = Session(self, client, address, port, elected)
         self._sessions.add(session)
         tally = self._tally
         tally[FrontendColumn.CURRENT] += 1
         tally[FrontendColumn.TOTAL] += 1
+        if self._proxies:
+            self._greet(session)
+        else:
+            self._dial(session)
+
+    def _greet(self, session: Session) -> None:
+        """Only proxies that we know may say who somebody is, and they must."""
+        address = ip_address(session.address)
+        if isinstance(address, IPv6Address) and address.ipv4_mapped:
+            address = address.ipv4_mapped
+        if any(address in network for network in self._proxies):
+            greeted, ungreeted = partial(self._greeted, session), partial(self._ungreeted, session)
+            session.greeting = Greeting(self._engine, session.client, greeted, ungreeted)
+            return
+        self._tally[FrontendColumn.DENIED] += 1
+        self._limited.warning("denied", f"connection of {session.address} refused: not in --accept-proxy")
+        self.reset(session)
+
+    def _greeted(self, session: Session, header: Header, events: int) -> None:
+        session.greeting = None
+        session.events = events
+        if header.source is not None:
+            session.address, session.port = header.source.host, header.source.port
+            session.destination = header.destination
+        self._dial(session)
+
+    def _ungreeted(self, session: Session, cause: Cause, detail: str) -> None:
+        self._tally[FrontendColumn.UNGREETED] += 1
+        self._limited.warning(cause, f"PROXY header of {session.address} refused ({cause}): {detail}")
+        self.reset(session)
+
+    def _dial(self, session: Session) -> None:
         try:
-            self._engine.watch(client.fileno(), partial(self._told_early, session))
-            key = client_key(address) if self._dialler.pool.needs_key else None
+            self._engine.watch(session.client.fileno(), partial(self._told_early, session))
+            key = client_key(session.address) if self._dialler.pool.needs_key else None
             dial = self._dialler.dial(key, partial(self._reached, session), partial(self._refused, session))
         except Exception:
-            log.exception("an error of ours: the connection of %s is reset", address)
+            log.exception("an error of ours: the connection of %s is reset", session.address)
             self.reset(session)
         else:
             session.dial = None if dial.over else dial
@@ -174,6 +223,8 @@ class Frontend:
         """Start the relay, which goes on by itself and ends in `_relayed`."""
         self._dialler.tally(reached.server)[ServerColumn.TOTAL] += 1
         session.dial = None
+        if self._backend.header is not None:
+            self._introduce(session, reached.socket)
         session.relay = Relay(
             self._engine,
             session.client,
@@ -182,6 +233,17 @@ class Frontend:
             partial(self._relayed, session, reached.server),
         )
         session.relay.start(session.events, reached.events)
+
+    def _introduce(self, session: Session, server: SocketType) -> None:
+        """Tell the server who its client is, before a byte of it. A new socket has room for so little."""
+        assert self._backend.header is not None
+        source = Endpoint(session.address, session.port)
+        destination = session.destination
+        if destination is None:
+            host, port, *_ = session.client.getsockname()
+            destination = Endpoint(host, port)
+        with contextlib.suppress(OSError):  # it was reset just now: the relay will find that
+            server.send(self._backend.header(source, destination))
 
     def _relayed(self, session: Session, server: Server, outcome: Outcome) -> None:
         theirs, ours = self._dialler.tally(server), self._tally
@@ -195,8 +257,7 @@ class Frontend:
         self._ended(session)
 
     def _ended(self, session: Session) -> None:
-        session.dial = session.relay = (
-            None  # they know the session, too: without this only the collector ends it
-        )
+        # They know the session, too: without this only the collector ends it.
+        session.greeting = session.dial = session.relay = None
         self._tally[FrontendColumn.CURRENT] -= 1
         self._sessions.remove(session)

@@ -37,6 +37,7 @@ from scaleup.lb.metrics import LbCollector
 from scaleup.lb.settings import LbSettings
 from scaleup.lb.totals import Totals
 from scaleup.net.addresses import Endpoint
+from scaleup.net.proxy_protocol import v2_local
 from scaleup.net.sockets import bound, endpoint_of, is_ours, listening, stop_listening
 from scaleup.processes import Child, Message, Process, Tasks
 from scaleup.processes.keeper import Keeper
@@ -50,6 +51,9 @@ log = logging.getLogger(__name__)
 
 STOP_GRACE_SECONDS = 1.0
 """Until the vrrp process is killed."""
+
+INTRODUCTIONS = {"off": b"", "v1": b"PROXY UNKNOWN\r\n", "v2": v2_local()}
+"""With which health checks begin, by --send-proxy."""
 
 UNCHANGEABLE = {*TierSettings.model_fields, *Election.model_fields} - {"drain"}
 """Settings that a reload cannot change."""
@@ -250,7 +254,14 @@ class Node:
         for backend in self._settings.backends:
             changed = partial(self._server_changed, backend.name)
             servers = self._servers[backend.name]
-            checker = Checker(servers, backend, changed, source=self._source, known=self._known)
+            checker = Checker(
+                servers,
+                backend,
+                changed,
+                source=self._source,
+                known=self._known,
+                preamble=INTRODUCTIONS[backend.send_proxy],
+            )
             self._checks.spawn(checker.run(), name=f"health checks of {backend.name}")
 
     def _server_changed(self, backend: str, server: Server, change: Change) -> None:

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -33,7 +33,7 @@ from pydantic import (
     model_validator,
 )
 
-from scaleup.config import EndpointField, FileOnly, Flag, Seconds, TierSettings
+from scaleup.config import EndpointField, FileOnly, Flag, NetworkField, Seconds, TierSettings
 from scaleup.config.faults import did_you_mean
 from scaleup.net.addresses import Endpoint
 from scaleup.upstream.settings import Servers, UpstreamSettings
@@ -67,12 +67,21 @@ class FrontendFields(BaseModel):
         10.0, description="inactivity of the client once the server has finished sending"
     )
 
+    accept_proxy: Annotated[tuple[NetworkField, ...], Flag("NETWORK", TRAFFIC)] = Field(
+        (),
+        description="clients there are proxies, whose connections must begin with a PROXY header (v1 or v2); "
+        "nobody else may connect; repeatable",
+    )
+
 
 class BackendFields(UpstreamSettings):
     """What can be said of a backend: its servers, and how one is chosen and reached."""
 
     server: Annotated[Servers, Flag("[NAME=]HOST:PORT[,weight=N][,maxconn=N]", TRAFFIC)] = Field(
         (), description="a server of the backend; repeatable"
+    )
+    send_proxy: Annotated[Literal["off", "v1", "v2"], Flag(None, TRAFFIC)] = Field(
+        "off", description="tell servers by a PROXY header who the client is; they must expect it"
     )
     queue: Annotated[int, Flag("N", LIMITS)] = Field(
         1000, ge=0, description="connections per worker that may wait for a slot when all servers are full"

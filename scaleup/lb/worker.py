@@ -29,6 +29,7 @@ from scaleup.lb.frontend import Backend, Frontend, Session, Sessions
 from scaleup.lb.pipes import Pipes
 from scaleup.lb.settings import BackendTable, LbSettings
 from scaleup.lb.waiting import WaitingRoom, Wakers
+from scaleup.net import proxy_protocol
 from scaleup.net.addresses import Endpoint
 from scaleup.net.sockets import endpoint_of
 from scaleup.processes import Message, Process, run_child
@@ -184,6 +185,7 @@ class Worker:
             counters.tally(self._row, BackendColumn, index),
             settings.timeout_server,
             settings.timeout_server_fin,
+            {"off": None, "v1": proxy_protocol.v1, "v2": proxy_protocol.v2}[settings.send_proxy],
         )
 
     def _wake(self) -> None:

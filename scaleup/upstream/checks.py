@@ -33,7 +33,7 @@ class Checker:
     `source`: our IP address to check from. `random()`: 0 ≤ it < 1, for offsets and jitter. `concurrency`:
     checks at a time; 32 is far below any limit on descriptors, and with the default time-out still checks
     32 hanging servers every 2 s. `error_limit`, `on_error`: see `Health`. `known`: those whose `up` is known
-    from an earlier Checker.
+    from an earlier Checker. `preamble`: what a check sends first.
     """
 
     def __init__(
@@ -48,6 +48,7 @@ class Checker:
         error_limit: int = 0,
         on_error: OnError = "fail-check",
         known: Container[Server] = (),
+        preamble: bytes = b"",
     ) -> None:
         self._servers = tuple(servers)
         self._settings = settings
@@ -56,6 +57,7 @@ class Checker:
         self._random = random
         self._slots = asyncio.Semaphore(concurrency)
         self._error_limit, self._on_error, self._known = error_limit, on_error, known
+        self._preamble = preamble
         self._watches: dict[Server, _Watch] = {}
 
     def last(self, server: Server) -> Result | None:
@@ -116,6 +118,7 @@ class Checker:
                     settings.health_check,
                     timeout=settings.check_timeout,
                     source=self._source,
+                    preamble=self._preamble,
                 )
             watch.last = result
             if result.passed is None and was_made:  # once, not every interval

@@ -134,11 +134,16 @@ class Result:
 
 
 async def probe(
-    endpoint: Endpoint, check: HealthCheck, *, timeout: float, source: str | None = None
+    endpoint: Endpoint,
+    check: HealthCheck,
+    *,
+    timeout: float,
+    source: str | None = None,
+    preamble: bytes = b"",
 ) -> Result:
     """Check a server once. Never raises for what a server or a network can do.
 
-    `timeout`: seconds for all of it. `source`: our IP address to connect from.
+    `timeout`: seconds for all of it. `source`: our IP address to connect from. `preamble`: sent first.
     """
     loop = asyncio.get_running_loop()
     began = loop.time()
@@ -153,6 +158,8 @@ async def probe(
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
                 on_timeout, on_error = "L4TOUT", "L4CON"
                 await connect(connection, address)
+                if preamble:
+                    await loop.sock_sendall(connection, preamble)
                 if check.kind == "tcp":
                     return Result("L4OK", "connected", loop.time() - began)
                 on_timeout, on_error = "L7TOUT", "L7RSP"

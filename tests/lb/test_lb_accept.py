@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
+from socket import SocketType
 from typing import Any
 
 import pytest
@@ -29,7 +30,7 @@ class Door:
     def __init__(self, room: int = 100) -> None:
         self.sockets = [self._bound(), self._bound()]
         self.room = room
-        self.inside: list[socket.socket] = []
+        self.inside: list[SocketType] = []
         self.elected: list[bool] = []
         duplicates = [socket.socket(fileno=os.dup(sock.fileno())) for sock in self.sockets]
         listeners = [Listener(sock, elected) for sock, elected in zip(duplicates, (True, False), strict=True)]
@@ -41,7 +42,7 @@ class Door:
             where = Endpoint(*finder.getsockname())
         return bound(where, "--listen")
 
-    def _enter(self, sock: socket.socket, address: str, elected: bool) -> None:
+    def _enter(self, sock: SocketType, address: str, port: int, elected: bool) -> None:
         assert address.startswith("127.")
         assert not sock.getblocking()
         self.inside.append(sock)

@@ -55,6 +55,7 @@ def test_the_counters_of_all_workers_under_haproxys_names(counters: Counters) ->
         (FrontendColumn.PAUSES, "back_pressure_pauses_total"),
         (FrontendColumn.ABANDONED, "abandoned_connections_total"),
         (FrontendColumn.DENIED, "connections_denied_total"),
+        (FrontendColumn.UNGREETED, "proxy_header_errors_total"),
         (BackendColumn.WAITING, "current_queue"),
         (BackendColumn.REFUSED, "failed_connections_total"),
         (ServerColumn.CURRENT, "current_sessions"),
