@@ -194,3 +194,11 @@ def test_faults_of_several_proxies(old: str, new: str, said: str) -> None:
     assert old in SEVERAL
     Path("cluster.toml").write_text(SEVERAL.replace(old, new))
     assert said in fault("--config", "cluster.toml")
+
+
+@pytest.mark.usefixtures("_folder")
+def test_the_example_in_the_manual_is_valid() -> None:
+    manual = (Path(__file__).parents[2] / "docs" / "load-balancer.md").read_text()
+    lines = manual[manual.index("    [lb]\n") : manual.index("`python -m scaleup.lb --config")].splitlines()
+    www, sql = from_file("\n".join(line.removeprefix("    ") for line in lines)).frontends
+    assert (www.backend, sql.timeout_client) == ("web", 3600)
