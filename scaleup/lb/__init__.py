@@ -14,6 +14,7 @@ Reading order:
     wheel ●    the deadlines behind that timer
     waiting    the queue for a slot, when every server is at its maxconn
     dial       reaching a server: choose, connect, retry, redispatch
+    observe    what clients' connections show of the servers, told to the node
     accept     the listening sockets, and when connections are taken from them
     greeting   the PROXY header with which connections from other proxies begin
     frontend   a client from accept to the end: accept, dial, relay, and what is counted

@@ -38,6 +38,9 @@ from scaleup.upstream.pool import Pool, Server
 
 log = logging.getLogger(__name__)
 
+THEIR_FAULT = {errno.ECONNREFUSED, errno.ECONNRESET, errno.ETIMEDOUT, errno.EHOSTUNREACH}
+"""What speaks against a server; others, such as no free port, are ours."""
+
 LONGEST_SECONDS = 600.0  # the kernel gives an attempt up long before (tcp_syn_retries)
 PAUSE_SECONDS = 1.0  # HAProxy's pause before the same server is tried again
 
@@ -59,7 +62,10 @@ OnFailed = Callable[[str], None]
 
 
 class Dialler:
-    """Dials for one backend in one worker; `tallies` are those of its servers there. `source`: to dial from."""
+    """Dials for one backend in one worker; `tallies` are those of its servers there. `source`: to dial from.
+
+    `observe(server, failure)` is told of each attempt's outcome; None: it was reached.
+    """
 
     def __init__(
         self,
@@ -69,10 +75,12 @@ class Dialler:
         waiting: WaitingRoom,
         engine: Engine,
         source: str | None,
+        observe: Callable[[Server, str | None], None] = lambda server, failure: None,
     ) -> None:
         self.settings, self.pool, self.waiting, self.engine = settings, pool, waiting, engine
         self._tallies = {id(server): tally for server, tally in zip(pool.servers, tallies, strict=True)}
         self._source = source
+        self.observe = observe
         self._named = {id(server) for server in pool.servers if server.endpoint.address is None}
         self._tasks = Tasks()
 
@@ -234,6 +242,7 @@ class Dial:
             return
         self._dialler.engine.expect(self, math.inf)
         self.over = True
+        self._dialler.observe(server, None)
         self._on_reached(Reached(server, sock, events))
 
     def _attempt_failed(self, code: int, reason: str | None = None) -> None:
@@ -243,7 +252,10 @@ class Dial:
         self._dialler.tally(server)[ServerColumn.CONNECT_ERRORS] += 1
         self._tried.add(server.name)
         self._failures += 1
-        failure = f"{server.name}: {reason or _REASONS.get(code) or os.strerror(code)}"
+        reason = reason or _REASONS.get(code) or os.strerror(code)
+        failure = f"{server.name}: {reason}"
+        if code in THEIR_FAULT:
+            self._dialler.observe(server, reason)
         log.debug("cannot connect to %s", failure)
         if self._failures > self._dialler.settings.retries:
             self._fail(failure)

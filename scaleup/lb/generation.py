@@ -36,6 +36,7 @@ class Generation:
     """`sockets`: for each worker those that it listens on, of each frontend, in their order.
 
     `on_ready()`: a worker has become ready, and must be told the state. `on_death(name, how)`.
+    `on_observed(backend, server, times, reason)`: so many connections in a row did not reach it; 0: one has.
     """
 
     def __init__(
@@ -46,9 +47,11 @@ class Generation:
         sockets: Sequence[Sequence[Sequence[socket.socket]]],
         on_ready: Callable[[], None],
         on_death: Callable[[str, str], None],
+        on_observed: Callable[[str, str, int, str], None],
     ) -> None:
         self.settings, self._log, self._sockets = settings, log, sockets
-        self._on_ready, self._on_death = on_ready, on_death
+        self._on_ready, self._on_death, self._on_observed = on_ready, on_death, on_observed
+        self._servers = [(backend.name, it.name) for backend in settings.backends for it in backend.server]
         self.counters = Counters.create(settings.workers, sizes_of(settings))
         self._wakers = [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(settings.workers)]
         self._keepers: list[Keeper] = []
@@ -136,6 +139,11 @@ class Generation:
                 self._on_ready()
             case "free":
                 self._free[row].set()
+            case "observed":
+                reached = [(server, (0, "")) for server in message.fields["made"]]
+                for server, (times, reason) in [*reached, *message.fields["failed"]]:
+                    backend, name = self._servers[int(server)]
+                    self._on_observed(backend, name, times, reason)
 
     def _died(self, name: str, row: int, how: str) -> None:
         self.counters.clear_current(row)

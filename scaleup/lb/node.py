@@ -55,6 +55,9 @@ STOP_GRACE_SECONDS = 1.0
 INTRODUCTIONS = {"off": b"", "v1": b"PROXY UNKNOWN\r\n", "v2": v2_local()}
 """With which health checks begin, by --send-proxy."""
 
+MOST_OBSERVED = 1000
+"""Failed connections that one message of a worker may speak of."""
+
 UNCHANGEABLE = {*TierSettings.model_fields, *Election.model_fields} - {"drain"}
 """Settings that a reload cannot change."""
 
@@ -63,6 +66,7 @@ class Node:
     def __init__(self, settings: LbSettings, process: Process) -> None:
         self._settings, self._process = settings, process
         self._servers: dict[str, list[Server]] = {}  # of each backend
+        self._checkers: dict[str, Checker] = {}  # of each backend
         self._known: set[Server] = set()  # those whose state was known before a reload
         self._sockets: dict[Endpoint, list[socket.socket]] = {}  # for each endpoint, one for each worker
         self._generation: Generation | None = None  # that accepts
@@ -139,6 +143,7 @@ class Node:
             [self._sockets_of_worker(row, settings) for row in range(settings.workers)],
             self._worker_ready,
             self._worker_died,
+            self._observed,
         )
         self._totals.begin(settings, generation.counters)
         try:
@@ -251,6 +256,7 @@ class Node:
                     self._known.add(server)
 
     def _watch_servers(self) -> None:
+        self._checkers = {}
         for backend in self._settings.backends:
             changed = partial(self._server_changed, backend.name)
             servers = self._servers[backend.name]
@@ -261,8 +267,20 @@ class Node:
                 source=self._source,
                 known=self._known,
                 preamble=INTRODUCTIONS[backend.send_proxy],
+                error_limit=backend.error_limit if backend.observe == "layer4" else 0,
+                on_error=backend.on_error,
             )
+            self._checkers[backend.name] = checker
             self._checks.spawn(checker.run(), name=f"health checks of {backend.name}")
+
+    def _observed(self, backend: str, name: str, times: int, reason: str) -> None:
+        server = next((it for it in self._servers.get(backend, ()) if it.name == name), None)
+        if server is None or (checker := self._checkers.get(backend)) is None:
+            return  # only workers under the old settings know it
+        if not times:
+            checker.connection_made(server)
+        for _ in range(min(times, MOST_OBSERVED)):
+            checker.connection_failed(server, reason)
 
     def _server_changed(self, backend: str, server: Server, change: Change) -> None:
         self._process.event("server", backend=backend, server=server.name, up=change.up, reason=change.reason)

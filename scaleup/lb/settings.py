@@ -36,6 +36,7 @@ from pydantic import (
 from scaleup.config import EndpointField, FileOnly, Flag, NetworkField, Seconds, TierSettings
 from scaleup.config.faults import did_you_mean
 from scaleup.net.addresses import Endpoint
+from scaleup.upstream.health import OnError
 from scaleup.upstream.settings import Servers, UpstreamSettings
 from scaleup.vrrp.settings import Election
 
@@ -82,6 +83,15 @@ class BackendFields(UpstreamSettings):
     )
     send_proxy: Annotated[Literal["off", "v1", "v2"], Flag(None, TRAFFIC)] = Field(
         "off", description="tell servers by a PROXY header who the client is; they must expect it"
+    )
+    observe: Annotated[Literal["off", "layer4"], Flag(None, "servers")] = Field(
+        "layer4", description="whether clients' connections that do not reach a server count against it"
+    )
+    error_limit: Annotated[int, Flag("N", "servers")] = Field(
+        10, ge=1, le=1_000_000, description="so many of them in a row, on all workers, are an error"
+    )
+    on_error: Annotated[OnError, Flag(None, "servers")] = Field(
+        "fail-check", description="what follows: the next check within fastinter; that and a failed check; …"
     )
     queue: Annotated[int, Flag("N", LIMITS)] = Field(
         1000, ge=0, description="connections per worker that may wait for a slot when all servers are full"

@@ -7,7 +7,7 @@ listen until the vrrp process says so to the kernel; the node then says `active`
 Messages from the node: `init`, `state` (whether it is `active`, and of each server whether it is `up`; before
 the first one nothing is accepted), and the last ones, each with the `seconds` that sessions may go on: `drain`
 (refuse new connections) and `retire` (leave them to other workers; but addresses that are `gone` nobody takes
-over). When the last session has ended, the node is told `free`.
+over). The node is told `observed` (see `observe`), and when the last session has ended, `free`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import logging
 import random
 import signal
 import socket
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from itertools import islice
 
 from scaleup.lb.accept import Listener, affordable
@@ -26,6 +26,7 @@ from scaleup.lb.counters import BackendColumn, Counters, FrontendColumn, ServerC
 from scaleup.lb.dial import Dialler
 from scaleup.lb.engine import Engine
 from scaleup.lb.frontend import Backend, Frontend, Session, Sessions
+from scaleup.lb.observe import Observer
 from scaleup.lb.pipes import Pipes
 from scaleup.lb.settings import BackendTable, LbSettings
 from scaleup.lb.waiting import WaitingRoom, Wakers
@@ -60,6 +61,7 @@ class Worker:
         self._sessions = Sessions(limit, self._resume)
         self._deadline: float | None = None  # of all sessions, once no more are accepted
         self._last_wait: asyncio.Timeout | None = None
+        self._observer = Observer(self._tell_of_servers)
         self._servers: list[Server] = []  # of all backends, in their order
         backends = {
             backend.name: self._make_backend(index, backend)
@@ -141,6 +143,7 @@ class Worker:
             await backend.dialler.close()
         for frontend in self._frontends:
             frontend.acceptor.close()
+        self._observer.close()
         self._engine.close()
         self._wakers.close()
         self._counters.close()
@@ -180,13 +183,28 @@ class Worker:
         waiting = WaitingRoom(everywhere, self._wakers, settings.queue, settings.timeout_queue)
         tallies = [counters.tally(self._row, ServerColumn, number) for number in numbers]
         source = str(self._settings.source) if self._settings.source else None
+        observe = self._observer_of(dict(zip(servers, numbers, strict=True)), settings)
         return Backend(
-            Dialler(settings, pool, tallies, waiting, self._engine, source),
+            Dialler(settings, pool, tallies, waiting, self._engine, source, observe),
             counters.tally(self._row, BackendColumn, index),
             settings.timeout_server,
             settings.timeout_server_fin,
             {"off": None, "v1": proxy_protocol.v1, "v2": proxy_protocol.v2}[settings.send_proxy],
         )
+
+    def _observer_of(
+        self, numbers: Mapping[Server, int], settings: BackendTable
+    ) -> Callable[[Server, str | None], None]:
+        def observe(server: Server, failure: str | None) -> None:
+            if failure is None:
+                self._observer.made(numbers[server])
+            else:
+                self._observer.failed(numbers[server], failure)
+
+        return observe if settings.observe == "layer4" else lambda server, failure: None
+
+    def _tell_of_servers(self, failed: dict[int, tuple[int, str]], made: list[int]) -> None:
+        self._process.tell_parent("observed", failed=list(failed.items()), made=made)
 
     def _wake(self) -> None:
         """There may be a slot, in any backend."""

@@ -149,6 +149,21 @@ def test_several_frontends_each_with_its_backend(
     assert node.metric("lb_backend_active_servers", proxy="first") == 1
 
 
+def test_what_clients_cannot_reach_is_taken_out_before_its_check(
+    start: Start, plain: tuple[str, int], web1: EchoServer
+) -> None:
+    with bound(Endpoint("127.0.67.24", 0), "--server") as sock:
+        dead = endpoint_of(sock)
+    node = start(
+        *(*listen(plain), *servers(web1), "--server", f"dead={dead}", "--workers", "2", "--inter", "3600"),
+        *("--error-limit", "3", "--on-error", "mark-down", "--redispatch", "1"),
+    ).ready()
+    for _ in range(20):
+        assert first_answer(plain)[0] == "web1"
+    node.says("server dead")
+    eventually(lambda: node.metric("lb_backend_active_servers") == 1)
+
+
 # ----- reloading --------------------------------------------------------------------------------------
 
 

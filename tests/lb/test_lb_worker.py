@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 import time
@@ -16,6 +17,7 @@ from plays import Actor
 from servers import Backend
 
 from scaleup.lb.counters import BackendColumn, Column, Counters, FrontendColumn, ServerColumn
+from scaleup.lb.observe import Observer
 from scaleup.lb.settings import LbSettings
 from scaleup.lb.worker import Worker, sizes_of
 from scaleup.net.addresses import Endpoint
@@ -53,7 +55,10 @@ class Shop:
         for sock, listens in zip(self.sockets, (active, True), strict=True):
             if listens:
                 sock.listen(100)
-        self.process = SimpleNamespace(stopping=asyncio.Event(), tell_parent=lambda kind: None)
+        self.told: list[tuple[str, dict[str, Any]]] = []
+        self.process = SimpleNamespace(
+            stopping=asyncio.Event(), tell_parent=lambda kind, **fields: self.told.append((kind, fields))
+        )
         waker = os.eventfd(0, os.EFD_NONBLOCK)
         shared = [self.counters.descriptor, waker, *(sock.fileno() for sock in self.sockets)]
         init = Message(
@@ -446,3 +451,53 @@ async def test_the_nodes_word_to_drain_stops_the_process(shop: Open, backend: Ba
     one = shop(backend)
     one.say("drain", seconds=0)
     assert one.process.stopping.is_set()
+
+
+# ----- what is told of servers ----------------------------------------------------------------------------
+
+
+async def test_servers_that_are_not_reached_are_told_of_in_one_message(
+    shop: Open, backend: Backend, other: Backend
+) -> None:
+    other.close()  # it refuses
+    one = shop(backend, other, redispatch=1)
+    for _ in range(8):  # half of them are sent there first
+        await one.session(backend)
+    await eventually(lambda: one.told)
+    ((kind, fields),) = one.told
+    assert kind == "observed"
+    assert fields == {"failed": [(1, (4, "Connection refused"))], "made": []}
+
+
+async def test_a_server_that_is_reached_again_is_told_of_once(shop: Open, backend: Backend) -> None:
+    observer = Observer(lambda failed, made: told.append((failed, made)))
+    told: list[Any] = []
+    observer.made(0)
+    observer.failed(0, "refused")
+    observer.failed(0, "late")
+    observer.failed(1, "refused")
+    await eventually(lambda: told)
+    observer.made(0)
+    observer.made(0)
+    await eventually(lambda: len(told) == 2)
+    assert told == [({0: (2, "late"), 1: (1, "refused")}, []), ({}, [0])]
+    observer.close()
+
+
+async def test_a_port_that_we_lack_speaks_against_nobody(
+    shop: Open, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = shop(backend, retries=0)
+    monkeypatch.setattr("scaleup.lb.dial.THEIR_FAULT", {errno.ETIMEDOUT})
+    backend.close()
+    client = await one.client()
+    await client.expect_rst()
+    assert one.worker._observer._timer is None
+
+
+async def test_when_they_are_not_observed_nothing_is_told(shop: Open, backend: Backend) -> None:
+    one = shop(backend, observe="off", retries=0)
+    backend.close()
+    client = await one.client()
+    await client.expect_rst()
+    assert one.worker._observer._timer is None
