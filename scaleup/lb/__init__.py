@@ -16,6 +16,7 @@ Reading order:
     dial       reaching a server: choose, connect, retry, redispatch
     accept     the listening sockets, and when connections are taken from them
     worker     accept, dial, relay; what happens when the virtual address comes and goes
+    tcplog ●   the line about a connection that has ended, as HAProxy writes it, and its termination state
     counters   the array in shared memory in which workers count and from which all read
     node       the parent: sockets, health checks, children, the drain
     metrics    HAProxy's names for what the counters hold
