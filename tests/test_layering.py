@@ -41,7 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 MUST_BE_PURE = {
     *("scaleup.net.addresses", "scaleup.vrrp.packet", "scaleup.vrrp.auth", "scaleup.vrrp.router"),
     *("scaleup.vrrp.arrangement", "scaleup.vrrp.decisions", "scaleup.vrrp.policy", "scaleup.vrrp.routers"),
-    "scaleup.lb.wheel",
+    *("scaleup.lb.wheel", "scaleup.lb.tcplog"),
     *(
         "scaleup.upstream.balance",
         "scaleup.upstream.health",

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import (
     BaseModel,
@@ -16,10 +16,11 @@ from pydantic import (
     PlainValidator,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 from pydantic.fields import FieldInfo
 
-from scaleup.net.addresses import Endpoint
+from scaleup.net.addresses import Endpoint, syslog_address
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +111,10 @@ class TierSettings(BaseModel):
     log_file: Annotated[Path | None, Flag("FILE", "this process")] = Field(
         None, description="append the log to this file, opened again on SIGUSR2 (default: stderr)"
     )
+    log_syslog: Annotated[str | None, Flag("ADDRESS[:PORT]|PATH", "this process")] = Field(
+        None,
+        description="send the log to syslog: UDP, port 514 by default, or a Unix socket such as /dev/log",
+    )
 
     @field_validator("*", mode="before")
     @classmethod
@@ -130,6 +135,19 @@ class TierSettings(BaseModel):
         if path is not None and not os.access(path if path.exists() else path.parent, os.W_OK):
             raise ValueError("it cannot be written: is its folder there, and may we?")
         return path
+
+    @field_validator("log_syslog")
+    @classmethod
+    def _is_a_place(cls, text: str | None) -> str | None:
+        if text is not None:
+            syslog_address(text)
+        return text
+
+    @model_validator(mode="after")
+    def _logs_to_one_place(self) -> Self:
+        if self.log_file is not None and self.log_syslog is not None:
+            raise ValueError("--log-file and --log-syslog: a log goes to one place, keep one of them")
+        return self
 
     @property
     def name(self) -> str:

@@ -19,6 +19,7 @@ Reading order:
     greeting   the PROXY header with which connections from other proxies begin
     frontend   a client from accept to the end: accept, dial, relay, and what is counted
     worker     one process: its frontends and backends; what happens when the virtual address comes and goes
+    tcplog ●   the line about a connection that has ended, as HAProxy writes it, and its termination state
     counters   the array in shared memory in which workers count and from which all read
     generation the workers of one configuration; a reload makes another one
     totals     what all generations have counted

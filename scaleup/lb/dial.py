@@ -30,6 +30,7 @@ from socket import SocketType
 from scaleup.lb.counters import ServerColumn, Tally
 from scaleup.lb.engine import ERROR, Engine
 from scaleup.lb.settings import BackendTable
+from scaleup.lb.tcplog import Cause, Phase, termination
 from scaleup.lb.waiting import Ticket, WaitingRoom
 from scaleup.net.addresses import Endpoint
 from scaleup.net.sockets import dialling_lightly, resolve
@@ -55,10 +56,12 @@ class Reached:
     server: Server
     socket: SocketType
     events: int
+    dial: Dial
 
 
 OnReached = Callable[[Reached], None]
-OnFailed = Callable[[str], None]
+OnFailed = Callable[["Dial", str, str], None]
+"""The dial, why it failed, and the termination state."""
 
 
 class Dialler:
@@ -145,7 +148,7 @@ class Dial:
 
     __slots__ = (
         "_again", "_dialler", "_failures", "_key", "_on_failed", "_on_reached", "_server", "_socket",
-        "_ticket", "_tried", "over", "slot",
+        "_ticket", "_tried", "dequeued", "last", "over", "redispatched", "slot",
     )  # fmt: skip
 
     def __init__(
@@ -157,6 +160,11 @@ class Dial:
         self._failures = 0
         self.over = False
         """It was reached, has failed, or was cancelled."""
+        self.redispatched = False
+        self.last: str | None = None
+        """The server that was tried last."""
+        self.dequeued: float | None = None
+        """When the first attempt was made, or the wait for a slot ended without one."""
         self._ticket: Ticket | None = None
         self._server: Server | None = None  # an attempt is made: its slot is ours
         self._socket: SocketType | None = None
@@ -169,17 +177,27 @@ class Dial:
         if dialler.waiting.empty and self._take_slot():
             return
         if not dialler.pool.any_up():
-            self._fail("no server is up")
+            self._fail("no server is up", Cause.SERVER, Phase.CONNECT)
             return
         self._ticket = dialler.waiting.enter(self._take_slot, self._no_slot)
         if self._ticket is None:
-            self._no_slot()
+            self._fail("every server is full", Cause.SERVER, Phase.QUEUE)
+
+    @property
+    def retries(self) -> int:
+        return min(self._failures, self._dialler.settings.retries)
+
+    @property
+    def phase(self) -> Phase:
+        """What it waits for."""
+        return Phase.CONNECT if self._ticket is None else Phase.QUEUE
 
     def cancel(self) -> None:
         """Leave nothing behind; nobody is called."""
         if not self.over:
             self.over = True
             if self._ticket is not None:
+                self._left_queue()
                 self._dialler.waiting.leave(self._ticket)
             self._end_attempt()
 
@@ -195,12 +213,19 @@ class Dial:
 
     def _no_slot(self) -> None:
         self._ticket = None
-        self._fail("every server is full")
+        self._left_queue()
+        self._fail("every server is full", Cause.SERVER_TIMEOUT, Phase.QUEUE)
+
+    def _left_queue(self) -> None:
+        if self.dequeued is None:
+            self.dequeued = self._dialler.engine.loop.time()
 
     # ----- an attempt -----------------------------------------------------------------------------
 
     def _attempt(self, server: Server) -> None:
         self._server = server
+        self.last = server.name
+        self._left_queue()
         self._dialler.acquire(server)
         self._expect(self._dialler.settings.timeout_connect)
         if self._dialler.is_named(server):
@@ -222,7 +247,7 @@ class Dial:
             self._socket = self._dialler.open(address)
         except OSError as error:  # no descriptor left, or --source is not ours: no server's fault
             self._end_attempt()
-            self._fail(f"cannot dial: {error.strerror}")
+            self._fail(f"cannot dial: {error.strerror}", Cause.RESOURCE, Phase.CONNECT)
             return
         code = self._socket.connect_ex((address.host, address.port))
         if code in (0, errno.EINPROGRESS):
@@ -243,7 +268,7 @@ class Dial:
         self._dialler.engine.expect(self, math.inf)
         self.over = True
         self._dialler.observe(server, None)
-        self._on_reached(Reached(server, sock, events))
+        self._on_reached(Reached(server, sock, events, self))
 
     def _attempt_failed(self, code: int, reason: str | None = None) -> None:
         server = self._server
@@ -258,7 +283,8 @@ class Dial:
             self._dialler.observe(server, reason)
         log.debug("cannot connect to %s", failure)
         if self._failures > self._dialler.settings.retries:
-            self._fail(failure)
+            late = code == errno.ETIMEDOUT
+            self._fail(failure, Cause.SERVER_TIMEOUT if late else Cause.SERVER, Phase.CONNECT)
         else:
             self._retry(server)
 
@@ -279,6 +305,7 @@ class Dial:
         dialler = self._dialler
         if self._is_redispatched() and (another := dialler.pool.choose(self._key, exclude=self._tried)):
             dialler.tally(server)[ServerColumn.REDISPATCHES] += 1
+            self.redispatched = True
             self._attempt(another)
             return
         dialler.tally(server)[ServerColumn.RETRIES] += 1
@@ -309,9 +336,9 @@ class Dial:
         else:
             self._attempt_failed(errno.ETIMEDOUT)
 
-    def _fail(self, reason: str) -> None:
+    def _fail(self, reason: str, cause: Cause, phase: Phase) -> None:
         self.over = True
-        self._on_failed(reason)
+        self._on_failed(self, reason, termination(cause, phase))
 
 
 _REASONS = {errno.ETIMEDOUT: "timed out"}

@@ -15,7 +15,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv6Address, ip_address
@@ -28,10 +29,12 @@ from scaleup.lb.engine import ERROR, Engine
 from scaleup.lb.greeting import Greeting
 from scaleup.lb.relay import Outcome, Relay, Timeouts
 from scaleup.lb.settings import FrontendTable
+from scaleup.lb.tcplog import Cause as EndCause
+from scaleup.lb.tcplog import Finished, Phase, Timers, termination
 from scaleup.net.addresses import Endpoint
 from scaleup.net.proxy_protocol import Cause, Header
 from scaleup.net.sockets import close_with_reset
-from scaleup.processes.logs import LimitedLog
+from scaleup.processes.logs import Gathered, LimitedLog
 from scaleup.upstream.balance import client_key
 from scaleup.upstream.pool import Server
 
@@ -50,6 +53,8 @@ class Session:
     port: int
     elected: bool
     """It came through a virtual address."""
+    accepted: float
+    """By the clock of the loop."""
     destination: Endpoint | None = None
     """Where the client connected to, if a proxy has said so."""
     greeting: Greeting | None = None
@@ -60,6 +65,9 @@ class Session:
     """Until a server was reached."""
     relay: Relay | None = None
     """From then on."""
+    route: Dial | None = None
+    """How the server was found, for the log."""
+    connected: float | None = None
 
 
 class Sessions:
@@ -92,6 +100,9 @@ class Sessions:
             self._none.set()
         self._on_room()
 
+    def __len__(self) -> int:
+        return len(self._sessions)
+
     async def none(self) -> None:
         """Wait until there is none."""
         await self._none.wait()
@@ -102,7 +113,11 @@ class Backend:
     """Where a frontend's connections go: `tally` is the backend's own, beside those of its servers."""
 
     dialler: Dialler
+    name: str
     tally: Tally
+    sessions: Mapping[str, memoryview]
+    """The current ones of each server, in each row; with `waiting`, who waits, for the log."""
+    waiting: memoryview
     server_timeout: float
     server_fin_timeout: float
     header: Callable[[Endpoint, Endpoint], bytes] | None = None
@@ -112,7 +127,8 @@ class Backend:
 class Frontend:
     """Accepts from `listeners`, which it owns.
 
-    `tally`: its own, in this worker's row; `everywhere`: its current sessions in each row.
+    `tally`: its own, in this worker's row; `everywhere`: its current sessions in each row. `lines`: where
+    connections that have ended are written, as those of the node `node`; None: nowhere.
     """
 
     def __init__(
@@ -124,7 +140,10 @@ class Frontend:
         sessions: Sessions,
         tally: Tally,
         everywhere: memoryview,
+        lines: Gathered[Finished] | None,
+        node: str,
     ) -> None:
+        self._lines, self._node = lines, node
         self.name = settings.name
         self._backend, self._engine, self._sessions, self._tally = backend, engine, sessions, tally
         self._dialler = backend.dialler
@@ -139,12 +158,17 @@ class Frontend:
         self._limited = LimitedLog(log, LOG_EVERY_SECONDS, engine.loop.time)
         self.acceptor = Acceptor(listeners, self._has_room, self._accepted)
 
-    def reset(self, session: Session) -> None:
-        """Before it was relayed: close the client's socket so that it hears RST, as it was never served."""
+    def reset(self, session: Session, state: str = "") -> None:
+        """Before it was relayed: close the client's socket so that it hears RST, as it was never served.
+
+        `state`: for the log; "": none of it, as HAProxy does not log whom it denies.
+        """
         if session.greeting is not None:
             session.greeting.cancel()
         if session.dial is not None:
             session.dial.cancel()
+        if state and self._lines is not None:
+            self._log_end(session, state, 0, 0)
         self._engine.forget(session.client.fileno())
         close_with_reset(session.client)
         self._ended(session)
@@ -154,13 +178,16 @@ class Frontend:
         if session.relay is not None:
             session.relay.abort()
         else:
-            self.reset(session)
+            self.reset(session, self._cut_off(session, EndCause.KILLED))
+
+    def _cut_off(self, session: Session, cause: EndCause) -> str:
+        return termination(cause, Phase.CONNECT if session.dial is None else session.dial.phase)
 
     def _has_room(self) -> bool:
         return self._sessions.has_room and sum(self._everywhere) < self._maxconn
 
     def _accepted(self, client: SocketType, address: str, port: int, elected: bool) -> None:
-        session = Session(self, client, address, port, elected)
+        session = Session(self, client, address, port, elected, self._engine.loop.time())
         self._sessions.add(session)
         tally = self._tally
         tally[FrontendColumn.CURRENT] += 1
@@ -194,7 +221,7 @@ class Frontend:
     def _ungreeted(self, session: Session, cause: Cause, detail: str) -> None:
         self._tally[FrontendColumn.UNGREETED] += 1
         self._limited.warning(cause, f"PROXY header of {session.address} refused ({cause}): {detail}")
-        self.reset(session)
+        self.reset(session, self._cut_off(session, EndCause.CLIENT))
 
     def _dial(self, session: Session) -> None:
         try:
@@ -203,7 +230,7 @@ class Frontend:
             dial = self._dialler.dial(key, partial(self._reached, session), partial(self._refused, session))
         except Exception:
             log.exception("an error of ours: the connection of %s is reset", session.address)
-            self.reset(session)
+            self.reset(session, termination(EndCause.INTERNAL, Phase.CONNECT))
         else:
             session.dial = None if dial.over else dial
 
@@ -212,17 +239,20 @@ class Frontend:
         session.events |= events
         if events & ERROR:  # it was reset: nobody is left to be served
             self._tally[FrontendColumn.ABANDONED] += 1
-            self.reset(session)
+            self.reset(session, self._cut_off(session, EndCause.CLIENT))
 
-    def _refused(self, session: Session, reason: str) -> None:
+    def _refused(self, session: Session, dial: Dial, reason: str, state: str) -> None:
+        session.route = dial
         self._limited.warning("no server", f"connection of {session.address} refused: {reason}")
         self._backend.tally[BackendColumn.REFUSED] += 1
-        self.reset(session)
+        self.reset(session, state)
 
     def _reached(self, session: Session, reached: Reached) -> None:
         """Start the relay, which goes on by itself and ends in `_relayed`."""
         self._dialler.tally(reached.server)[ServerColumn.TOTAL] += 1
         session.dial = None
+        session.route = reached.dial
+        session.connected = self._engine.loop.time()
         if self._backend.header is not None:
             self._introduce(session, reached.socket)
         session.relay = Relay(
@@ -254,10 +284,45 @@ class Frontend:
         if outcome.pauses:
             ours[FrontendColumn.PAUSES] += outcome.pauses
         self._dialler.release(server)
+        if self._lines is not None:
+            self._log_end(session, outcome.state, outcome.bytes_in, outcome.bytes_out)
         self._ended(session)
+
+    def _log_end(self, session: Session, state: str, bytes_in: int, bytes_out: int) -> None:
+        """While it still counts: the first one's line says 1."""
+        assert self._lines is not None
+        now = self._engine.loop.time()
+        route, backend = session.route or session.dial, self._backend
+        server = None if route is None else route.last
+        waiting = sum(backend.waiting)
+        self._lines.write(
+            Finished(
+                session.address,
+                session.port,
+                time.time() - (now - session.accepted),
+                self.name,
+                backend.name,
+                server,
+                Timers.of(
+                    session.accepted, None if route is None else route.dequeued, session.connected, now
+                ),
+                bytes_in,
+                bytes_out,
+                state,
+                len(self._sessions),
+                sum(self._everywhere),
+                sum(map(sum, backend.sessions.values())) + waiting,
+                0 if server is None else sum(backend.sessions[server]),
+                0 if route is None else route.retries,
+                route is not None and route.redispatched,
+                0,
+                waiting,
+                self._node,
+            )
+        )
 
     def _ended(self, session: Session) -> None:
         # They know the session, too: without this only the collector ends it.
-        session.greeting = session.dial = session.relay = None
+        session.greeting = session.dial = session.relay = session.route = None
         self._tally[FrontendColumn.CURRENT] -= 1
         self._sessions.remove(session)

@@ -27,6 +27,7 @@ from scaleup.lb.worker import sizes_of
 from scaleup.net.addresses import Endpoint
 from scaleup.processes import Child, Message
 from scaleup.processes.keeper import Keeper
+from scaleup.processes.logs import Destination
 
 STOP_GRACE_SECONDS = 1.0
 """Beyond the time that it was given, until a worker is killed."""
@@ -43,7 +44,7 @@ class Generation:
         self,
         settings: LbSettings,
         name: str,
-        log: tuple[str, str, str | None],
+        log: Destination,
         sockets: Sequence[Sequence[Sequence[socket.socket]]],
         on_ready: Callable[[], None],
         on_death: Callable[[str, str], None],

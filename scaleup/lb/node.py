@@ -41,6 +41,7 @@ from scaleup.net.proxy_protocol import v2_local
 from scaleup.net.sockets import bound, endpoint_of, is_ours, listening, stop_listening
 from scaleup.processes import Child, Message, Process, Tasks
 from scaleup.processes.keeper import Keeper
+from scaleup.processes.logs import Destination
 from scaleup.upstream.checks import Checker
 from scaleup.upstream.health import Change
 from scaleup.upstream.pool import Server
@@ -375,6 +376,5 @@ class Node:
         return str(self._settings.source) if self._settings.source else None
 
     @property
-    def _log(self) -> tuple[str, str, str | None]:
-        settings = self._settings
-        return settings.log_format, settings.log_level, str(settings.log_file) if settings.log_file else None
+    def _log(self) -> Destination:
+        return Destination.of(self._settings)

@@ -172,6 +172,11 @@ examples:
     workers: Annotated[int, Flag("N", TRAFFIC)] = Field(
         1, ge=1, le=64, description="processes that relay; as many as cores is the most that helps"
     )
+    log_connections: Annotated[bool, Flag(None, "this process")] = Field(
+        False,
+        description="a line for each connection that has ended: HAProxy's option tcplog, or an object "
+        "when --log-format is json",
+    )
     frontend: Annotated[tuple[FrontendTable, ...], FileOnly()] = Field(
         (), description="instead of listen: several, each with its backend"
     )

@@ -29,11 +29,13 @@ from scaleup.lb.frontend import Backend, Frontend, Session, Sessions
 from scaleup.lb.observe import Observer
 from scaleup.lb.pipes import Pipes
 from scaleup.lb.settings import BackendTable, LbSettings
+from scaleup.lb.tcplog import json_object, line
 from scaleup.lb.waiting import WaitingRoom, Wakers
 from scaleup.net import proxy_protocol
 from scaleup.net.addresses import Endpoint
 from scaleup.net.sockets import endpoint_of
 from scaleup.processes import Message, Process, run_child
+from scaleup.processes.logs import gathered
 from scaleup.upstream.balance import algorithm
 from scaleup.upstream.pool import Pool, Server
 
@@ -80,6 +82,10 @@ class Worker:
                     self._sessions,
                     self._counters.tally(self._row, FrontendColumn, index),
                     self._counters.rows_of(FrontendColumn.CURRENT, index),
+                    gathered("scaleup.lb.connections", line, json_object)
+                    if settings.log_connections
+                    else None,
+                    settings.name,
                 )
             )
 
@@ -186,7 +192,10 @@ class Worker:
         observe = self._observer_of(dict(zip(servers, numbers, strict=True)), settings)
         return Backend(
             Dialler(settings, pool, tallies, waiting, self._engine, source, observe),
+            settings.name,
             counters.tally(self._row, BackendColumn, index),
+            {server.name: sessions[server] for server in servers},
+            everywhere,
             settings.timeout_server,
             settings.timeout_server_fin,
             {"off": None, "v1": proxy_protocol.v1, "v2": proxy_protocol.v2}[settings.send_proxy],

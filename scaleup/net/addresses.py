@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from pathlib import Path
+
+SYSLOG_PORT = 514
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -49,6 +52,21 @@ class Endpoint:
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def syslog_address(text: str) -> Path | Endpoint:
+    """Read where a syslog daemon listens: the path of its socket, or ADDRESS[:PORT] for UDP.
+
+    Raises ValueError that says what to write instead.
+    """
+    if text.startswith("/"):
+        return Path(text)
+    endpoint = Endpoint.parse(text, SYSLOG_PORT)
+    if endpoint.address is None or endpoint.port == 0:  # a name would have to be waited for
+        raise ValueError(
+            f"{text!r} is no place for a log: write /dev/log, or an address such as 10.0.0.9:514"
+        )
+    return endpoint
 
 
 def _split(text: str) -> tuple[str, str | None]:

@@ -16,13 +16,17 @@ and gets, in reading order:
     keeper     a child that is started again when it dies
     tether     the same bond for foreign programs (mariadbd): the kernel kills them with us
     admin      /healthz, /readyz, /metrics
-    logs       text in colour, or JSON; files opened again on SIGUSR2
+    logs       text in colour, or JSON, to stderr, a file or syslog; files opened again on SIGUSR2
+    lines      what a line of them looks like
+    outlet     where the lines leave, without waiting for the reader: bounded, drops counted
+    sinks      what they are written to: pipes, terminals, files, syslog
     notify     what systemd is told
     tasks      who owns a background task
 
 Invariants: a child runs in a process group of its own, so that a terminal's Ctrl-C reaches only the
 parent, who decides the order. Parent and child each see the other die, however it dies, because the
-kernel closes their ends of the channel. Nothing outlives its parent. Every stop has a deadline.
+kernel closes their ends of the channel. Nothing outlives its parent. Every stop has a deadline. Whoever reads
+the log, or does not, holds nobody up.
 """
 
 from scaleup.processes.channel import Message

@@ -22,6 +22,14 @@ _OUR_OWN = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC")
 running: set[Child] = set()
 """Every child that has not ended, for a forced exit."""
 
+_dropped_before = 0
+"""Lines of the log that were lost by children that have ended."""
+
+
+def log_dropped() -> int:
+    """Lines of the log that children have lost, as far as they have said with their last sign of life."""
+    return _dropped_before + sum(child.log_dropped for child in running)
+
 
 class Child:
     """A `python -m MODULE` of ours, bound to us by a channel, in a process group of its own.
@@ -73,6 +81,8 @@ class Child:
         self._ended = asyncio.Event()
         self.unanswered = 0
         """Pings since the last answer."""
+        self.log_dropped = 0
+        """Lines that it and its children could not log, as of that answer."""
         self._on_message = on_message
         self._channel = Channel(ours, self._says, lambda: None)  # its death is told by the pidfd
         self._loop.add_reader(self._pidfd, self._exited)
@@ -115,6 +125,7 @@ class Child:
     def _says(self, message: Message) -> None:
         if message.kind == "pong":
             self.unanswered = 0
+            self.log_dropped = message.fields.get("log_dropped", 0)
         else:
             self._on_message(message)
 
@@ -126,6 +137,8 @@ class Child:
         os.close(self._pidfd)
         self.returncode = returncode
         running.discard(self)
+        global _dropped_before
+        _dropped_before += self.log_dropped
         try:
             self._channel.finish()
         finally:

@@ -1,92 +1,215 @@
-"""Logs: lines of text for people, in colour on a terminal, or JSON objects for collectors."""
+"""Logs: lines of text for people, in colour on a terminal, or JSON objects for collectors.
+
+They go to stderr, a file or syslog through one `Outlet`, which does not wait for the reader: a terminal that was
+stopped, a full pipe or a full disk costs lines, which are counted, and not the process.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
+import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import colorlog
-from pythonjsonlogger.json import JsonFormatter
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from scaleup.errors import ConfigurationError
+from scaleup.net.addresses import syslog_address
+from scaleup.processes.lines import Stamp, formatter
+from scaleup.processes.outlet import Outlet
+from scaleup.processes.sinks import LogFile, Sink, Syslog, of_stderr
 
 if TYPE_CHECKING:
     from scaleup.config import TierSettings
 
 log = logging.getLogger(__name__)
 
-_COLOURS = {"DEBUG": "thin", "INFO": "reset", "WARNING": "yellow", "ERROR": "red", "CRITICAL": "bold_red"}
+T = TypeVar("T")
+
+GATHER_SECONDS = 0.05
+THINGS_AT_ONCE = 64
+"""Lines made in a row: some 0.3 ms, in which nothing else is done."""
 
 
-class ReopeningFileHandler(logging.FileHandler):
-    """A log file that is opened again on request, after logrotate has moved it away."""
+class Destination(NamedTuple):
+    """Where a process logs, and how. A parent sends its own to its children."""
 
-    def reopen(self) -> None:
-        self.acquire()
+    format: str = "text"
+    level: str = "info"
+    file: str | None = None
+    syslog: str | None = None
+
+    @classmethod
+    def of(cls, settings: TierSettings) -> Destination:
+        file = None if settings.log_file is None else str(settings.log_file)
+        return cls(settings.log_format, settings.log_level, file, settings.log_syslog)
+
+    @property
+    def is_stderr(self) -> bool:
+        return self.file is None and self.syslog is None
+
+
+class OutletHandler(logging.Handler):
+    """The one handler of a process. Raises ConfigurationError when its file or syslog cannot be opened."""
+
+    def __init__(self, name: str, destination: Destination) -> None:
+        super().__init__()
+        self.process, self.destination = name, destination
+        in_colour = destination.is_stderr and sys.stderr is not None and sys.stderr.isatty()
+        is_syslog = destination.syslog is not None
+        self.setFormatter(formatter(name, destination.format, syslog=is_syslog, in_colour=in_colour))
+        self.outlet = Outlet(_sink(destination), self._notice)
+        self.gathered: list[Gathered[Any]] = []
+
+    def flush(self) -> None:
+        """Lines that were gathered come before the next one."""
+        for gathered in self.gathered:
+            gathered.render()
+
+    def emit(self, record: logging.LogRecord) -> None:
         try:
-            old, self.stream = self.stream, self._open()
-            if old is not None:
-                old.close()
-        finally:
-            self.release()
+            line = self.format(record)
+        except Exception:  # noqa: BLE001 - as all handlers of logging: a wrong message must not end the process
+            self.handleError(record)
+        else:
+            self.flush()
+            self.outlet.put(_bytes(line))
+
+    def close(self) -> None:
+        self.flush()
+        self.outlet.close()
+        super().close()
+
+    def _notice(self, count: int) -> bytes:
+        text = f"{count} lines of this log were dropped: nobody read them, or they could not be written"
+        return _bytes(self.format(log.makeRecord(log.name, logging.WARNING, __file__, 0, text, (), None)))
+
+
+class Gathered(Generic[T]):
+    """Lines that come by the thousand, too many for `logging`: they go where the log of this process goes.
+
+    Things are gathered, and their lines are made many at a time, which costs less than one by one between other
+    work, which the processor's caches have forgotten each time. Where an event loop runs.
+    """
+
+    def __init__(
+        self, handler: OutletHandler, logger: str, text: Callable[[T], str], json_object: Callable[[T], str]
+    ) -> None:
+        where = handler.destination
+        self._line = json_object if where.format == "json" else text
+        self._outlet = handler.outlet
+        self._stamp = Stamp(handler.process, where.format, logger, syslog=where.syslog is not None)
+        self._things: list[tuple[float, T]] = []
+        self._timer: asyncio.TimerHandle | None = None
+
+    def write(self, thing: T) -> None:
+        """There will be a line about it, within GATHER_SECONDS, with the time of now."""
+        self._things.append((time.time(), thing))
+        if len(self._things) >= THINGS_AT_ONCE:
+            self.render()
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(GATHER_SECONDS, self.render)
+
+    def render(self) -> None:
+        """Make the lines, in the order in which things came."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        things, self._things = self._things, []
+        for now, thing in things:
+            self._outlet.gather(_bytes(self._stamp.join(self._line(thing), now)))
+        if things:
+            self._outlet.flush()
 
 
 def configure(name: str, settings: TierSettings) -> None:
-    """Send every logger of this process to stderr or the file. `name` stands in each line."""
-    configure_with(name, settings.log_format, settings.log_level, settings.log_file)
+    """Send every logger of this process to stderr, the file or syslog. `name` stands in each line."""
+    configure_with(name, Destination.of(settings))
 
 
-def configure_with(name: str, log_format: str, level: str, file: Path | None) -> None:
-    handler: logging.Handler
-    if file is None:
-        handler = logging.StreamHandler(sys.stderr)
-    else:
-        try:
-            handler = ReopeningFileHandler(file, encoding="utf-8", errors="backslashreplace")
-        except OSError as error:
-            raise ConfigurationError(f"--log-file {file}: {error.strerror}") from None
-    handler.setFormatter(_formatter(name, log_format, in_colour=file is None and sys.stderr.isatty()))
+def configure_with(name: str, destination: Destination) -> None:
+    """Raises ConfigurationError."""
+    handler = OutletHandler(name, destination)
     root = logging.getLogger()
     for old in list(root.handlers):
         root.removeHandler(old)
         old.close()
     root.addHandler(handler)
-    root.setLevel(level.upper())
+    root.setLevel(destination.level.upper())
     logging.captureWarnings(True)
+    sys.excepthook = _crashed
+
+
+def gathered(logger: str, text: Callable[[T], str], json_object: Callable[[T], str]) -> Gathered[T]:
+    """After `configure`. `text` makes a line of a thing, without a newline; `json_object` a JSON object."""
+    handler = _handler()
+    assert handler is not None, "nothing is configured"
+    made = Gathered(handler, logger, text, json_object)
+    handler.gathered.append(made)
+    return made
 
 
 def reopen() -> None:
     """Open the log file again (SIGUSR2). When that fails, the old one stays."""
-    for handler in logging.getLogger().handlers:
-        if isinstance(handler, ReopeningFileHandler):
-            try:
-                handler.reopen()
-            except OSError as error:
-                log.error("--log-file %s cannot be opened again: %s", handler.baseFilename, error.strerror)
+    handler = _handler()
+    if handler is not None and isinstance(file := handler.outlet.sink, LogFile):
+        try:
+            handler.outlet.reopen()
+        except OSError as error:
+            log.error("--log-file %s cannot be opened again: %s", file.path, error.strerror)
 
 
 def is_on_stderr() -> bool:
-    """Whether what is logged appears on stderr, rather than in a file or, before `configure`, nowhere."""
-    handlers = logging.getLogger().handlers
-    return bool(handlers) and not any(isinstance(handler, ReopeningFileHandler) for handler in handlers)
+    """Whether what is logged appears on stderr, rather than elsewhere or, before `configure`, nowhere."""
+    handler = _handler()
+    return handler is not None and handler.destination.is_stderr
 
 
-def _formatter(name: str, log_format: str, *, in_colour: bool) -> logging.Formatter:
-    if log_format == "json":
-        return JsonFormatter(
-            "%(asctime)s %(levelname)s %(name)s %(message)s",
-            rename_fields={"asctime": "time", "levelname": "level", "name": "logger"},
-            static_fields={"process": name},
-            datefmt="%Y-%m-%dT%H:%M:%S%z",
-        )
-    # colorlog knows NO_COLOR.
-    line = f"%(asctime)s.%(msecs)03d {name} %(log_color)s%(levelname)-7s %(message)s%(reset)s"
-    return colorlog.ColoredFormatter(
-        line, datefmt="%Y-%m-%d %H:%M:%S", log_colors=_COLOURS, no_color=not in_colour
-    )
+def dropped() -> int:
+    """Lines that this process has lost, in all."""
+    handler = _handler()
+    return 0 if handler is None else handler.outlet.dropped
+
+
+def say(text: str) -> None:
+    """Tell the person who has started this process, on stderr, wherever the log goes. It is not waited for long."""
+    outlet = Outlet(of_stderr(sys.stderr), lambda count: b"")
+    outlet.put(_bytes(text))
+    outlet.close()
+
+
+def _handler() -> OutletHandler | None:
+    return next((item for item in logging.getLogger().handlers if isinstance(item, OutletHandler)), None)
+
+
+def _sink(destination: Destination) -> Sink:
+    try:
+        if destination.syslog is not None:
+            return Syslog(syslog_address(destination.syslog))
+        if destination.file is not None:
+            return LogFile(Path(destination.file))
+    except OSError as error:
+        option = "--log-file" if destination.syslog is None else "--log-syslog"
+        where = destination.file if destination.syslog is None else destination.syslog
+        raise ConfigurationError(f"{option} {where}: {error.strerror}") from None
+    return of_stderr(sys.stderr)
+
+
+def _bytes(line: str) -> bytes:
+    return (line + "\n").encode(errors="backslashreplace")
+
+
+def _crashed(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """An error of ours ends this process: its traceback is logged, and shown, as little waited for as any line."""
+    if issubclass(kind, KeyboardInterrupt) or _handler() is None:
+        sys.__excepthook__(kind, error, trace)
+        return
+    log.critical("an error of ours ends this process", exc_info=(kind, error, trace))
+    if not is_on_stderr():
+        say("".join(traceback.format_exception(kind, error, trace)).rstrip())
 
 
 class LimitedLog:

@@ -13,11 +13,12 @@ import sys
 import termios
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import uvloop
 from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from scaleup.config import TierSettings, load
 from scaleup.errors import ScaleUpError, StartupError
@@ -45,6 +46,7 @@ class Process:
         """Whether the parent has died."""
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
+        self.registry.register(_LogCollector(self.log_dropped))
         self.on_message: Callable[[Message], None] = self._keep_first
         self._first: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         self._ready = False
@@ -120,6 +122,10 @@ class Process:
                 return reason
         return None
 
+    def log_dropped(self) -> int:
+        """Lines of the log that were lost, by this process and, as far as it has heard, its children."""
+        return logs.dropped() + children.log_dropped()
+
     async def first_message(self) -> Message:
         """The parent's first message, with what the child is to do. Later ones go to `on_message`."""
         return await self._first
@@ -145,7 +151,7 @@ class Process:
         if message.kind == "reopen":
             self._reopen_logs()
         elif message.kind == "ping":
-            self.tell_parent("pong")
+            self.tell_parent("pong", log_dropped=self.log_dropped())
         else:
             self.on_message(message)
 
@@ -209,6 +215,15 @@ def terminal_has_closed() -> bool:
     return False
 
 
+class _LogCollector(Collector):
+    def __init__(self, dropped: Callable[[], int]) -> None:
+        self._dropped = dropped
+
+    def collect(self) -> Iterator[Metric]:
+        text = "Lines of the log that were dropped, because nobody read them or they could not be written"
+        yield CounterMetricFamily("scaleup_log_dropped", text, self._dropped())
+
+
 def run(
     model: type[S],
     serve: Callable[[S, Process], Awaitable[None]],
@@ -245,7 +260,7 @@ def run_child(
 ) -> NoReturn:
     """The `main` of a process that only a parent of ours starts: its first message says what to do.
 
-    That message has `name` and `log` (format, level, file) beside what `serve` wants.
+    That message has `name` and `log` (a `logs.Destination`) beside what `serve` wants.
     """
 
     async def main() -> None:
@@ -253,8 +268,7 @@ def run_child(
         try:
             message = await process.first_message()
             process.name = message.fields["name"]
-            log_format, level, file = message.fields["log"]
-            logs.configure_with(process.name, log_format, level, Path(file) if file else None)
+            logs.configure_with(process.name, logs.Destination(*message.fields["log"]))
             await serve(message, process)
         except asyncio.CancelledError:
             if not process.orphaned:
@@ -298,5 +312,5 @@ def _exit(*errors: ScaleUpError) -> NoReturn:
         if logging.getLogger().handlers:
             log.error("%s", line)
         if not logs.is_on_stderr():
-            print(f"scaleup: {line}", file=sys.stderr)  # noqa: T201 - a person waits for it
+            logs.say(f"scaleup: {line}")
     raise SystemExit(max(error.exit_code for error in errors))

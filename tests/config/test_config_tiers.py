@@ -274,3 +274,11 @@ def test_an_unset_variable_of_a_shell_is_not_the_current_directory(
 def test_check_opens_the_log_file_that_it_names(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="--log-file: it cannot be written"):
         load(WebSettings, ["--check", "--log-file", str(tmp_path / "nosuch" / "log")], {})
+
+
+def test_a_log_goes_to_one_place(tmp_path: Path) -> None:
+    flags = ["--log-syslog", "/dev/log"]
+    with pytest.raises(ConfigurationError, match="--log-file and --log-syslog: a log goes to one place"):
+        load(WebSettings, [*flags, "--log-file", str(tmp_path / "log")], {})
+    with pytest.raises(ConfigurationError, match=r"--log-syslog: .* is no place for a log"):
+        load(WebSettings, ["--log-syslog", "logs.example.org"], {})

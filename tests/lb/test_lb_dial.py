@@ -68,7 +68,9 @@ class Desk:
             self.engine.watch(it.socket.fileno(), lambda events: None)
             outcome.set_result(it)
 
-        return self.dialler.dial(KEY, reached, lambda why: outcome.set_exception(NoServer(why))), outcome
+        return self.dialler.dial(
+            KEY, reached, lambda _, why, state: outcome.set_exception(NoServer(why))
+        ), outcome
 
     async def reach(self) -> Reached:
         async with asyncio.timeout(PATIENCE_SECONDS):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from pathlib import Path
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from scaleup.net.addresses import Endpoint
+from scaleup.net.addresses import Endpoint, syslog_address
 
 
 @pytest.mark.parametrize(
@@ -138,3 +139,25 @@ def test_a_name_has_no_address_yet() -> None:
 def test_endpoints_are_values() -> None:
     assert len({Endpoint("a", 1), Endpoint("a", 1), Endpoint("a", 2)}) == 2
     assert sorted([Endpoint("b", 1), Endpoint("a", 2), Endpoint("a", 1)])[0] == Endpoint("a", 1)
+
+
+# ----- where syslog listens ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("/dev/log", Path("/dev/log")),
+        ("10.0.0.9", Endpoint("10.0.0.9", 514)),
+        ("10.0.0.9:5140", Endpoint("10.0.0.9", 5140)),
+        ("[2001:db8::9]:514", Endpoint("2001:db8::9", 514)),
+    ],
+)
+def test_syslog_is_at_a_path_or_an_address(text: str, expected: Path | Endpoint) -> None:
+    assert syslog_address(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "logs.example.org", "logs.example.org:514", "10.0.0.9:0"])
+def test_a_name_is_no_place_for_a_log(text: str) -> None:
+    with pytest.raises(ValueError, match=r"write .*10\.0\.0\."):
+        syslog_address(text)

@@ -103,3 +103,40 @@ def test_log_files_are_opened_again_on_sigusr2_also_by_children(tmp_path: Path) 
         "web INFO    SIGTERM: stopping",
         "web/kid WARNING the parent process is gone: stopping",
     ]
+
+
+# ----- whoever reads the log, or does not -------------------------------------------------------------
+
+
+def test_a_reader_of_stderr_that_stalls_stops_nobody() -> None:
+    """Not the process, not its end; when it reads again it is told what is missing."""
+    with program("-m", "tier", "--act", "log") as tier:
+        assert int(tier.line("dropped").split()[1]) > 0  # stderr is a pipe that nobody has read
+        tier.line(of="err", containing="lines of this log were dropped")
+        tier.signal(signal.SIGTERM)
+        tier.line("stopping")
+        returncode, _, _ = tier.end()
+    assert returncode == 0
+
+
+def test_it_ends_although_nobody_reads() -> None:
+    with program("-m", "tier", "--act", "log") as tier:
+        tier.line("dropped")
+        tier.signal(signal.SIGTERM)
+        tier.line("stopping")
+        assert tier.process.wait(DEADLINE_SECONDS) == 0
+
+
+def test_a_crash_while_nobody_reads_is_no_hang() -> None:
+    with program("-m", "tier", "--act", "log and crash") as tier:
+        assert tier.process.wait(DEADLINE_SECONDS) == 1
+
+
+def test_a_crash_is_in_the_log_and_on_stderr(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with program("-m", "tier", "--act", "fail with a bug", "--log-file", str(log)) as tier:
+        returncode, _, err = tier.end()
+    assert returncode == 1
+    for text in (log.read_text(), err):
+        assert "RuntimeError: a bug" in text
+    assert "web CRITICAL an error of ours ends this process" in log.read_text()

@@ -10,16 +10,18 @@ import logging
 import os
 import pty
 import re
+import socket
 import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from processes_harness import unlogged
+from processes_harness import unlogged, until
 
 from scaleup.errors import ConfigurationError
 from scaleup.processes import logs
+from scaleup.processes.logs import Destination
 
 log = logging.getLogger("scaleup.test")
 
@@ -35,7 +37,7 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @contextlib.contextmanager
 def configured(log_format: str = "text", level: str = "info", file: Path | None = None) -> Iterator[None]:
     with unlogged():
-        logs.configure_with("web1", log_format, level, file)
+        logs.configure_with("web1", Destination(log_format, level, str(file) if file else None))
         yield
 
 
@@ -154,21 +156,21 @@ def test_a_file_is_utf_8_and_takes_anything(tmp_path: Path) -> None:
 
 def test_a_file_that_cannot_be_opened(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError) as caught:
-        logs.configure_with("web1", "text", "info", tmp_path)
+        logs.configure_with("web1", Destination(file=str(tmp_path)))
     assert str(caught.value) == f"--log-file {tmp_path}: Is a directory"
 
 
 def test_where_a_person_looks(tmp_path: Path) -> None:
     with unlogged():
         assert not logs.is_on_stderr()
-        logs.configure_with("web1", "text", "info", None)
+        logs.configure_with("web1", Destination())
         assert logs.is_on_stderr()
 
 
 def test_configured_twice_logs_once(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """A child first logs by its parent's name, then by its own."""
     with configured(file=tmp_path / "log"):
-        logs.configure_with("web2", "text", "info", None)
+        logs.configure_with("web2", Destination())
         log.info("x")
     assert capsys.readouterr().err.endswith("web2 INFO    x\n")
     assert (tmp_path / "log").read_text() == ""
@@ -199,3 +201,89 @@ def test_what_outsiders_cause_is_limited_and_counted() -> None:
         "a bad checksum (4 more like it before)",
         "a bad checksum (4 more like it before)",
     ]
+
+
+# ----- syslog, and lines that come by the thousand ----------------------------------------------------
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.bind(str(tmp_path / "syslog"))
+        sock.settimeout(10.0)
+        yield sock
+
+
+def test_syslog_as_haproxy_sends_it(daemon: socket.socket, capsys: pytest.CaptureFixture[str]) -> None:
+    with unlogged():
+        logs.configure_with("web1", Destination(syslog=daemon.getsockname()))
+        assert not logs.is_on_stderr()
+        log.error("%d things", 3)
+    line = daemon.recv(1000).decode()
+    assert re.fullmatch(
+        rf"<131>[A-Z][a-z]{{2}} [ \d]\d \d\d:\d\d:\d\d web1\[{os.getpid()}\]: ERROR 3 things", line
+    )
+    assert capsys.readouterr().err == ""
+
+
+def test_objects_to_syslog(daemon: socket.socket) -> None:
+    with unlogged():
+        logs.configure_with("web1", Destination("json", syslog=daemon.getsockname()))
+        log.warning("x")
+    header, _, rest = daemon.recv(1000).decode().partition("]: ")
+    assert header.startswith("<132>")
+    assert json.loads(rest)["message"] == "x"
+
+
+def test_a_syslog_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        logs.configure_with("web1", Destination(syslog=str(tmp_path / "log")))
+    assert str(caught.value) == f"--log-syslog {tmp_path}/log: No such file or directory"
+
+
+def lines_of(file: str) -> list[str]:
+    return Path(file).read_text().splitlines()
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+@pytest.mark.parametrize("where", ["file", "syslog"])
+async def test_gathered_lines_look_like_the_others(
+    log_format: str, where: str, daemon: socket.socket, tmp_path: Path
+) -> None:
+    file, syslog = str(tmp_path / "log"), daemon.getsockname()
+    destination = (
+        Destination(log_format, file=file) if where == "file" else Destination(log_format, syslog=syslog)
+    )
+    with unlogged():
+        logs.configure_with("web1", destination)
+        lines = logs.gathered("scaleup.test", str, lambda thing: json.dumps({"message": thing}))
+        lines.write("x")
+        log.info("x")  # takes the other along
+    read = [daemon.recv(1000).decode() for _ in range(2)] if where == "syslog" else lines_of(file)
+    gathered, ordinary = read
+    if log_format == "text":
+        assert re.sub(r"\d", "0", gathered).replace(": x", ": INFO x") == re.sub(r"\d", "0", ordinary)
+    else:
+        mine, theirs = (json.loads(line[line.index("{") :]) for line in read)
+        assert mine.keys() == theirs.keys()
+        assert {**mine, "time": ""} == {**theirs, "time": ""}
+
+
+def test_what_is_dropped_is_counted_for_prometheus() -> None:
+    with configured(file=Path("/dev/full")):
+        log.info("lost")
+        assert logs.dropped() == 1
+
+
+async def test_gathered_lines_are_there_soon_or_when_they_are_many_or_at_the_end(tmp_path: Path) -> None:
+    file = tmp_path / "log"
+    with configured(file=file):
+        lines = logs.gathered("scaleup.test", str, json.dumps)
+        lines.write("soon")
+        assert lines_of(str(file)) == []
+        await until(lambda: len(lines_of(str(file))) == 1)
+        for number in range(logs.THINGS_AT_ONCE):
+            lines.write(f"many {number}")
+        assert len(lines_of(str(file))) == 1 + logs.THINGS_AT_ONCE
+        lines.write("end")
+    assert lines_of(str(file))[-1].endswith("web1 INFO    end")

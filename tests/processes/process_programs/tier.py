@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar
 from scaleup.config import Flag, TierSettings
 from scaleup.errors import ConfigurationError, StartupError
 from scaleup.processes import Child, Message, Process, run
+from scaleup.processes.logs import Destination
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,12 @@ async def serve(settings: Settings, process: Process) -> None:
             Child("kid", ["talker", "deaf"], on_message=_say, on_exit=lambda code: None)
             await _serve(process)
             await asyncio.Event().wait()
+        case "log":
+            await _log_until_lines_are_dropped(process)
+            await _serve(process)
+        case "log and crash":
+            await _log_until_lines_are_dropped(process)
+            raise RuntimeError("a bug")
         case "fail":
             raise StartupError("the world is not right\nin two ways")
         case "fail late":
@@ -48,6 +55,12 @@ async def serve(settings: Settings, process: Process) -> None:
                 group.create_task(_fail(RuntimeError("a bug")))
 
 
+async def _log_until_lines_are_dropped(process: Process) -> None:
+    while not process.log_dropped():
+        log.info("x" * 1000)
+    print("dropped", process.log_dropped(), flush=True)
+
+
 async def _serve(process: Process) -> None:
     process.ready()
     print("ready", flush=True)
@@ -61,7 +74,7 @@ async def _with_child(settings: Settings, process: Process) -> None:
     child.send(
         "init",
         name=f"{process.name}/kid",
-        log=("text", "info", str(settings.log_file) if settings.log_file else None),
+        log=Destination.of(settings),
         greeting="hello",
     )
     await _serve(process)
