@@ -68,9 +68,10 @@ def scaleup(plan: Plan, program: str) -> Command:
         "--drain",
         "0",
     )
+    log = ("--log-connections",) if plan.log else ()
     config = ("--config", str(plan.folder / "cluster.toml"))
     return Command(
-        (program, "-m", "scaleup.lb", *flags, *limits, *config),
+        (program, "-m", "scaleup.lb", *flags, *limits, *log, *config),
         {"cluster.toml": f"[lb]\nserver = [\n{servers}\n]\n"},
     )
 

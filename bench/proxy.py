@@ -40,7 +40,6 @@ WORKS = {
     "bulk": "Bulk: one stream",
     "latency": "Latency at the same rate for all, from the intended start of a request",
     "workers": "Requests on keep-alive connections, by number of workers",
-    "logging": "New connections, with and without a line of log for each",
 }
 
 METRICS = {
@@ -123,8 +122,6 @@ class Proxy:
             self._bulk()
         if "workers" in works:
             self._workers()
-        if "logging" in works:
-            self._logging()
 
     def cases(self, works: list[str]) -> int:
         """How many cases there are in those works."""
@@ -174,19 +171,6 @@ class Proxy:
             with self._turns.lab(workers) as lab:
                 running = self._contest.start(lab, self._servers(lab), workers)
                 self._busy(case, lab, running, 1, self._clients, workers)
-
-    def _logging(self) -> None:
-        """HAProxy with and without: ours has no line for each connection."""
-        for haproxy in [peer for peer in self._contest.peers if peer.name == "haproxy"]:
-            with self._turns.lab() as lab:
-                servers = self._servers(lab)
-                running = {
-                    "haproxy": lab.proxy(haproxy, servers),
-                    "haproxy, logging": lab.proxy(haproxy, servers, log=True),
-                }
-                work = self._load(1, self._clients, close=True)
-                case = Case("logging", f"{self._clients} clients")
-                self._turns.run(case, running, partial(connections, lab, work=work))
 
     def _servers(self, lab: Lab, bulk: bool = False) -> tuple[str, ...]:
         """Behind targets that run elsewhere, the servers do too."""
@@ -247,7 +231,7 @@ def main() -> None:
     arguments = flags.parse_args()
     with script():
         contest = Contest.of(arguments)
-        works = [work for work in arguments.only if not (contest.remote and work in ("workers", "logging"))]
+        works = [work for work in arguments.only if not (contest.remote and work == "workers")]
         settings = {
             "connections": arguments.connections,
             "rate": arguments.rate,

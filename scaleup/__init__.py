@@ -23,7 +23,7 @@ and below all of them, what they share:
 
     processes   signals, readiness, drain, children, logs, /healthz and /metrics
     config      flags > environment > cluster.toml > defaults, validated
-    net         endpoints ● and socket options by name
+    net         endpoints ●, the PROXY protocol ●, socket options by name
     errors      the errors that end a process with one line
 
 `vrrp` knows nothing of `lb`; `lb`, `web`, `app` and `db` know nothing of each other; user bytes never pass

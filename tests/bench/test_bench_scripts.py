@@ -100,6 +100,12 @@ def test_profile(room: Path) -> None:
 
 
 @pytest.mark.slow
+def test_logs(room: Path) -> None:
+    (case,) = measured(room, "logs", *SHORT).cases
+    assert set(case.rounds) == {"scaleup", "scaleup, logging", "scaleup again", "streams"}
+
+
+@pytest.mark.slow
 def test_idle(room: Path) -> None:
     record = measured(room, "idle", "--quick", "--against", "streams", "--connections", "20")
     assert record.settings["connections"] == 20
@@ -212,7 +218,7 @@ def test_a_wrong_flag_is_said_in_a_line(room: Path, script: str, flags: tuple[st
 @pytest.mark.parametrize(
     "script",
     [
-        *("proxy", "profile", "idle", "stack", "scale", "failover", "saturated"),
+        *("proxy", "profile", "logs", "idle", "stack", "scale", "failover", "saturated"),
         *("report", "generator", "transfer", "server", "attempts"),
     ],
 )
