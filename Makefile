@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 
 # The fast tests run side by side, a file at a time (many wait more than they work, hence 3); the slow ones have the
 # machine to themselves.
-FAST := $(BIN)/python -m pytest -q -m "not slow" -n 3 --dist loadfile
+FAST := $(BIN)/python -m pytest -q -n 3 --dist loadfile -m
 
 # Without Python's cache each of them would compile all tests again.
 unexport PYTHONDONTWRITEBYTECODE
@@ -18,7 +18,7 @@ up: $(VENV)/.run
 	@$(BIN)/python -m scaleup up $(ARGS)
 
 check: lint
-	$(FAST) $(ARGS)
+	$(FAST) "not slow and not other_loop" $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
@@ -26,7 +26,7 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 
 test: programs $(VENV)/.dev
-	$(FAST) $(ARGS)
+	$(FAST) "not slow" $(ARGS)
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
 soak: programs $(VENV)/.dev

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 
 import pytest
@@ -16,6 +17,9 @@ settings.load_profile("ours")
 
 ON_BOTH_LOOPS = ("upstream", "web", "lb", "net", "processes")
 """Folders whose asyncio tests run on both loops, because what they test touches sockets on either."""
+
+ON_UVLOOP_FIRST = ("upstream", "web", "lb", "net")
+"""Those of them that are uvloop's in production: `make check` leaves the other loop to `make test`."""
 
 
 def pytest_asyncio_loop_factories(
@@ -30,13 +34,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Marks what `requires` says. `soak` tests run only with --soak, which is no skip: another suite."""
+    """Marks what `requires` says, and the tests on the other loop. `soak` tests run only with --soak, which is no skip: another suite."""
     for item in items:
         if item.get_closest_marker("needs"):
             item.add_marker("slow")
             if (programs := missing(item)) and "CI" not in os.environ:
                 reason = f"needs {', '.join(programs)}; `make test` as root installs it"
                 item.add_marker(pytest.mark.skip(reason=reason))
+        if item.path.parent.name in ON_UVLOOP_FIRST and re.search(r"[\[-]asyncio[\]-]", item.name):
+            item.add_marker("other_loop")
     wanted = [item for item in items if bool(item.get_closest_marker("soak")) == config.getoption("--soak")]
     config.hook.pytest_deselected(items=[item for item in items if item not in wanted])
     items[:] = wanted
