@@ -45,8 +45,8 @@ from scaleup.processes.logs import Destination
 from scaleup.upstream.checks import Checker
 from scaleup.upstream.health import Change
 from scaleup.upstream.pool import Server
+from scaleup.vrrp.election import Election
 from scaleup.vrrp.metrics import ElectionCollector
-from scaleup.vrrp.settings import Election
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ class Node:
         self._totals = Totals()
         self._collectors = (
             LbCollector(lambda: self._settings, lambda: self._servers, self._totals),
-            ElectionCollector(lambda: self._election and {**self._election, "role": self.role}),
+            ElectionCollector(self._elected),
         )
         for collector in self._collectors:
             process.registry.register(collector)
@@ -223,6 +223,11 @@ class Node:
                 self._become(message.fields["role"], message.fields["rule"])
             case "statistics":
                 self._election = message.fields
+
+    def _elected(self) -> dict[str, Any]:
+        """The newest statistics; the role is what it was told to be, also when the vrrp process has died."""
+        routers = [{**router, "role": self.role} for router in self._election.get("routers", ())]
+        return {**self._election, "routers": routers} if routers else {}
 
     def _vrrp_died(self, how: str) -> None:
         """Nobody advertises for us any more, so another node will take the address: let it go now."""

@@ -19,33 +19,35 @@ with its backend; what stands in [lb] itself is then the default of all of them 
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    SerializerFunctionWrapHandler,
-    field_validator,
-    model_serializer,
     model_validator,
 )
 
-from scaleup.config import EndpointField, FileOnly, Flag, NetworkField, Seconds, TierSettings
+from scaleup.config import (
+    EndpointField,
+    FileOnly,
+    Flag,
+    NamedTable,
+    NetworkField,
+    Seconds,
+    TierSettings,
+    distinct,
+)
 from scaleup.config.faults import did_you_mean
 from scaleup.net.addresses import Endpoint
 from scaleup.upstream.health import OnError
 from scaleup.upstream.settings import Servers, UpstreamSettings
-from scaleup.vrrp.settings import Election
+from scaleup.vrrp.election import Election
 
 TRAFFIC = "traffic"
 LIMITS = "limits and time-outs"
 MAX_ELECTED_SOCKETS = 128
 """The vrrp process is handed all of them in one message (scaleup.processes.channel)."""
-
-_NAME = re.compile(r"[A-Za-z0-9._:-]{1,255}")  # as in HAProxy
 
 
 class FrontendFields(BaseModel):
@@ -116,25 +118,7 @@ class BackendFields(UpstreamSettings):
     )
 
 
-def _proxy_name(name: str) -> str:
-    if not _NAME.fullmatch(name):
-        raise ValueError(f"{name!r} is not a name: use only letters, digits and . _ - :")
-    return name
-
-
-class _Named(BaseModel):
-    """A table of its own. What it does not say is left to [lb], also when it is written down again."""
-
-    name: str
-
-    _check_name = field_validator("name")(_proxy_name)
-
-    @model_serializer(mode="wrap")
-    def _only_what_is_said(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {key: value for key, value in write(self).items() if key in self.model_fields_set}
-
-
-class FrontendTable(_Named, FrontendFields):
+class FrontendTable(NamedTable, FrontendFields):
     """[[lb.frontend]]"""
 
     backend: str = Field(
@@ -145,7 +129,7 @@ class FrontendTable(_Named, FrontendFields):
     )
 
 
-class BackendTable(_Named, BackendFields):
+class BackendTable(NamedTable, BackendFields):
     """[[lb.backend]]"""
 
 
@@ -199,8 +183,8 @@ examples:
                 "listen and server say one proxy, [[lb.frontend]] and [[lb.backend]] several: "
                 "write one or the other"
             )
-        _distinct("[[lb.frontend]]", self.frontend)
-        _distinct("[[lb.backend]]", self.backend)
+        distinct("[[lb.frontend]]", self.frontend)
+        distinct("[[lb.backend]]", self.backend)
         backends = [backend.name for backend in self.backend]
         for frontend in self.frontend:
             if not frontend.listen:
@@ -252,7 +236,7 @@ examples:
             return (FrontendTable.model_construct(None, name=self.tier, backend=self.tier, **defaults),)
         defaults["backend"] = self.backend[0].name
         return tuple(
-            FrontendTable.model_construct(None, **{**defaults, **_said(table)}) for table in self.frontend
+            FrontendTable.model_construct(None, **{**defaults, **table.said()}) for table in self.frontend
         )
 
     @property
@@ -261,7 +245,7 @@ examples:
         if not self.backend:
             return (BackendTable.model_construct(None, name=self.tier, **defaults),)
         return tuple(
-            BackendTable.model_construct(None, **{**defaults, **_said(table)}) for table in self.backend
+            BackendTable.model_construct(None, **{**defaults, **table.said()}) for table in self.backend
         )
 
     @property
@@ -281,15 +265,3 @@ examples:
 
     def is_virtual(self, endpoint: Endpoint) -> bool:
         return endpoint.address in {interface.ip for interface in self.vip}
-
-
-def _said(table: FrontendTable | BackendTable) -> dict[str, Any]:
-    return {name: getattr(table, name) for name in table.model_fields_set}
-
-
-def _distinct(what: str, tables: Iterable[FrontendTable | BackendTable]) -> None:
-    seen: set[str] = set()
-    for table in tables:
-        if table.name in seen:
-            raise ValueError(f"two {what} are called {table.name!r}: give one of them another name")
-        seen.add(table.name)

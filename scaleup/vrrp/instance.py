@@ -15,18 +15,19 @@ from collections.abc import Callable
 from scaleup.processes.logs import LimitedLog
 from scaleup.vrrp.auth import AUTH_CAUSES, AuthError
 from scaleup.vrrp.clock import ClockWatch
+from scaleup.vrrp.codec import Codec
 from scaleup.vrrp.decisions import Condition
+from scaleup.vrrp.election import Election
 from scaleup.vrrp.network import Datagram, Network
 from scaleup.vrrp.owner import Owner
 from scaleup.vrrp.packet import CAUSES, Address, Advertisement, PacketError
 from scaleup.vrrp.router import STOPPING, Router, State, Transition
-from scaleup.vrrp.settings import Election
 
 log = logging.getLogger(__name__)
 
 ROLES = ("active", "backup", "fault")
 DROP_CAUSES = ("peer", *CAUSES, *AUTH_CAUSES)
-EVENTS = ("startup", "advertisement", "timer", "late", "check", "fault", "stop")
+EVENTS = ("startup", "advertisement", "timer", "late", "check", "fault", "reload", "stop")
 """What makes a role change, for the metrics."""
 
 LOG_EVERY_SECONDS = 5.0
@@ -90,6 +91,22 @@ class Instance:
         if self._clock_timer is not None:
             self._clock_timer.cancel()
         self.owner.release()
+
+    def close(self) -> None:
+        """The end of it, of its sockets and of what it owned."""
+        self.stop()
+        self.network.close()
+        self.owner.close()
+
+    def adopt(self, election: Election, codec: Codec) -> None:
+        """Other settings, of those with which it stays the same router (`settings.IN_PLACE`).
+
+        The policy tells the router of its priority. What was heard goes on to count against replays while the key
+        is the same.
+        """
+        if codec != self._codec:
+            self._codec = codec
+        self.election = election
 
     def is_active_and_due(self, now: float) -> bool:
         router = self.router
