@@ -220,6 +220,8 @@ def _conflict(one: RouterSettings, other: RouterSettings) -> str:
     """Why both cannot be on one node; "" if they can."""
     if both := set(one.addresses) & set(other.addresses):
         return f"both have {min(map(str, both))}: an address is one router's"
+    if one.pcap is not None and one.pcap == other.pcap:
+        return f"both write to {one.pcap}: give each a pcap of its own"
     if one.raw and other.raw:
         link = (one.interface, one.vip[0].ip.version)
         if link == (other.interface, other.vip[0].ip.version) and one.vrid == other.vrid:

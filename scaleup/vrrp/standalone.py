@@ -146,6 +146,8 @@ class Standalone:
                     opened += open_instances([router])
                 except ScaleUpError as error:
                     log.error("%s cannot be started again as it was: %s", router.name, error)
+        if opened:
+            log.warning("put back as they were: %s", ", ".join(instance.name for instance in opened))
         self._rearrange(self._settings, opened)
 
     def _rearrange(self, settings: VrrpSettings, opened: list[Instance]) -> None:
