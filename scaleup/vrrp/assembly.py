@@ -61,9 +61,8 @@ def open_instances(
     virtual = {*virtual, *(address for election in elections for address in election.addresses)}
     with contextlib.ExitStack() as stack:
         owners = []
-        for (
-            election
-        ) in elections:  # first: they remove what a crash has left, lest it passes for an own address
+        for election in elections:
+            # Before any network: they remove what a crash has left, lest it passes for an own address.
             owners.append(open_owner(election, sockets))
             stack.callback(owners[-1].close)
         instances = []
@@ -105,7 +104,7 @@ def open_network(election: Election, virtual: Collection[Address]) -> Network:
             source = primary_address(election.interface, election.addresses[0].version, virtual)
         network: Network = RawIp(election.interface, source, election.vrid, peers or None)
         how = f"to {len(peers)} peers" if peers else "by multicast"
-        log.info("advertising on %s from %s %s", election.interface, source, how)
+        log.info("VRID %d: advertising on %s from %s %s", election.vrid, election.interface, source, how)
     else:
         network = UnicastUdp(ip_address(str(election.source)), election.vrrp_port, peers)
     if election.pcap is None:

@@ -76,6 +76,11 @@ class Instance:
         """Monotonic time of the last accepted advertisement of each peer."""
 
     @property
+    def _title(self) -> str:
+        vrid = f"VRID {self.election.vrid}"
+        return vrid if self.name == f"VI_{self.election.vrid}" else f"{self.name} ({vrid})"
+
+    @property
     def role(self) -> str:
         """What it serves as: one of ROLES."""
         return self.condition.value if self.condition in (Condition.ACTIVE, Condition.BACKUP) else "fault"
@@ -115,8 +120,8 @@ class Instance:
     def changed(self, transition: Transition, event: str) -> None:
         """Log the transition and count it. `event`: one of EVENTS."""
         log.info(
-            "VRID %d: %s → %s: %s (RFC 9568 §%s)",
-            self.election.vrid,
+            "%s: %s → %s: %s (RFC 9568 §%s)",
+            self._title,
             transition.origin.value,
             transition.to.value,
             transition.rule,
