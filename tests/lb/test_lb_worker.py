@@ -427,18 +427,6 @@ async def test_a_drain_serves_the_queue_refuses_the_rest_and_waits(shop: Open, b
     assert one.count(FrontendColumn.KILLED) == 0
 
 
-async def test_what_is_left_at_the_end_of_the_drain_is_reset(shop: Open, backend: Backend) -> None:
-    one = shop(backend)
-    one.worker._servers[0].maxconn = 1
-    client, server = await one.session(backend)
-    queued = await one.client()
-    await eventually(lambda: one.count(BackendColumn.WAITING) == 1)
-    await one.drain(0.05)
-    for actor in (client, server, queued):
-        await actor.expect_rst()
-    assert one.count(FrontendColumn.KILLED) == 2
-
-
 async def test_a_drain_without_sessions_is_done_at_once(shop: Open, backend: Backend) -> None:
     one = shop(backend)
     async with asyncio.timeout(1):
