@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -49,13 +49,13 @@ _KINDS: dict[type[Column], str] = {
 class LbCollector(Collector):
     """Reads the counters of all workers at each scrape.
 
-    `settings()`: the newest. `servers()`: of each backend, by its name.
+    `settings()`: the newest. `servers()`: of each backend, by their names.
     """
 
     def __init__(
         self,
         settings: Callable[[], LbSettings],
-        servers: Callable[[], Mapping[str, Sequence[Server]]],
+        servers: Callable[[], Mapping[str, Mapping[str, Server]]],
         totals: Totals,
     ) -> None:
         self._settings, self._servers, self._totals = settings, servers, totals
@@ -77,9 +77,9 @@ class LbCollector(Collector):
             "scaleup_lb_backend_active_servers", "Servers that are up", labels=["proxy"]
         )
         for name, servers in self._servers().items():
-            for server in servers:
+            for server in servers.values():
                 for state, is_it in (("UP", server.up), ("DOWN", not server.up)):
                     status.add_metric([name, server.name, state], float(is_it))
-            active.add_metric([name], sum(server.up for server in servers))
+            active.add_metric([name], sum(server.usable for server in servers.values()))
         yield status
         yield active

@@ -1,6 +1,6 @@
 """The node: the parent of a load balancer's processes.
 
-It opens the listening sockets and hands them down, checks the servers once for all workers, keeps the
+It opens the listening sockets and hands them down, watches the servers once for all workers (`servers`), keeps the
 vrrp process and the workers running, and exports what they count. User bytes never come here.
 
 The local health of the node, which the election should know of, is whether any worker can accept. When
@@ -34,17 +34,14 @@ from scaleup.config.model import option_name
 from scaleup.errors import ConfigurationError
 from scaleup.lb.generation import Generation
 from scaleup.lb.metrics import LbCollector
+from scaleup.lb.servers import Servers
 from scaleup.lb.settings import LbSettings
 from scaleup.lb.totals import Totals
 from scaleup.net.addresses import Endpoint
-from scaleup.net.proxy_protocol import v2_local
 from scaleup.net.sockets import bound, endpoint_of, is_ours, listening, stop_listening
 from scaleup.processes import Child, Message, Process, Tasks
 from scaleup.processes.keeper import Keeper
 from scaleup.processes.logs import Destination
-from scaleup.upstream.checks import Checker
-from scaleup.upstream.health import Change
-from scaleup.upstream.pool import Server
 from scaleup.vrrp.metrics import ElectionCollector
 from scaleup.vrrp.settings import Election
 
@@ -53,12 +50,6 @@ log = logging.getLogger(__name__)
 STOP_GRACE_SECONDS = 1.0
 """Until the vrrp process is killed."""
 
-INTRODUCTIONS = {"off": b"", "v1": b"PROXY UNKNOWN\r\n", "v2": v2_local()}
-"""With which health checks begin, by --send-proxy."""
-
-MOST_OBSERVED = 1000
-"""Failed connections that one message of a worker may speak of."""
-
 UNCHANGEABLE = {*TierSettings.model_fields, *Election.model_fields} - {"drain"}
 """Settings that a reload cannot change."""
 
@@ -66,9 +57,7 @@ UNCHANGEABLE = {*TierSettings.model_fields, *Election.model_fields} - {"drain"}
 class Node:
     def __init__(self, settings: LbSettings, process: Process) -> None:
         self._settings, self._process = settings, process
-        self._servers: dict[str, list[Server]] = {}  # of each backend
-        self._checkers: dict[str, Checker] = {}  # of each backend
-        self._known: set[Server] = set()  # those whose state was known before a reload
+        self._servers = Servers(self._tell_workers, process.event)
         self._sockets: dict[Endpoint, list[socket.socket]] = {}  # for each endpoint, one for each worker
         self._generation: Generation | None = None  # that accepts
         self._retiring: set[Generation] = set()
@@ -76,10 +65,9 @@ class Node:
         self._election: dict[str, Any] = {}  # the vrrp process's newest statistics
         self.role: str | None = None
         self._tasks = Tasks()
-        self._checks = Tasks()
         self._totals = Totals()
         self._collectors = (
-            LbCollector(lambda: self._settings, lambda: self._servers, self._totals),
+            LbCollector(lambda: self._settings, lambda: self._servers.backends, self._totals),
             ElectionCollector(lambda: self._election and {**self._election, "role": self.role}),
         )
         for collector in self._collectors:
@@ -91,10 +79,10 @@ class Node:
         if self._source is not None:
             bound(Endpoint(self._source, 0), "--source").close()
         self._open_sockets(self._settings)
-        self._know_servers(self._settings)
+        self._servers.know(self._settings)
         self._generation = await self._start_generation(self._settings)
         self._tell_workers()
-        self._watch_servers()
+        self._servers.watch(self._settings, self._source)
         if self._settings.vip:
             name = f"{self._process.name}/vrrp"
             self._vrrp = Keeper(name, partial(self._spawn_vrrp, name), self._vrrp_died)
@@ -112,16 +100,16 @@ class Node:
             raise
         old, self._generation, self._settings = self._generation, new, settings
         assert old is not None
-        await self._checks.cancel()
-        self._know_servers(settings)
-        self._watch_servers()
+        await self._servers.rest()
+        self._servers.know(settings)
+        self._servers.watch(settings, self._source)
         self._tell_workers()
         self._tasks.spawn(self._retire(old), name="workers under the old settings")
 
     async def stop(self) -> None:
         """Drain, hand over, end. May be called after a `start` that failed."""
         await self._process.end_reload()
-        await self._checks.cancel()
+        await self._servers.rest()
         self._tell_fitness()
         generations = [*self._retiring, *([self._generation] if self._generation else [])]
         await asyncio.gather(*(generation.drain(self._settings.drain) for generation in generations))
@@ -144,7 +132,7 @@ class Node:
             [self._sockets_of_worker(row, settings) for row in range(settings.workers)],
             self._worker_ready,
             self._worker_died,
-            self._observed,
+            self._servers.observed,
         )
         self._totals.begin(settings, generation.counters)
         try:
@@ -179,12 +167,8 @@ class Node:
     def _tell_workers(self) -> None:
         for generation in (self._generation, *self._retiring):
             if generation is not None:
-                up = [
-                    self._is_up(backend.name, server.name)
-                    for backend in generation.settings.backends
-                    for server in backend.server
-                ]
-                generation.tell("state", active=self.role == "active", up=up)
+                state = self._servers.state(generation.settings)
+                generation.tell("state", active=self.role == "active", **state)
 
     # ----- the election ---------------------------------------------------------------------------
 
@@ -236,60 +220,6 @@ class Node:
         self._tell_workers()
         if role == "backup":  # perhaps it was Active, and drains
             self._tell_fitness()
-
-    # ----- the servers ----------------------------------------------------------------------------
-
-    def _know_servers(self, settings: LbSettings) -> None:
-        """Those that we knew under the same name and address keep their state."""
-        before = {
-            (backend, server.name, server.endpoint): server.up
-            for backend, servers in self._servers.items()
-            for server in servers
-        }
-        self._known = set()
-        self._servers = {
-            backend.name: [server.server() for server in backend.server] for backend in settings.backends
-        }
-        for name, servers in self._servers.items():
-            for server in servers:
-                if (known := (name, server.name, server.endpoint)) in before:
-                    server.up = before[known]
-                    self._known.add(server)
-
-    def _watch_servers(self) -> None:
-        self._checkers = {}
-        for backend in self._settings.backends:
-            changed = partial(self._server_changed, backend.name)
-            servers = self._servers[backend.name]
-            checker = Checker(
-                servers,
-                backend,
-                changed,
-                source=self._source,
-                known=self._known,
-                preamble=INTRODUCTIONS[backend.send_proxy],
-                error_limit=backend.error_limit if backend.observe == "layer4" else 0,
-                on_error=backend.on_error,
-            )
-            self._checkers[backend.name] = checker
-            self._checks.spawn(checker.run(), name=f"health checks of {backend.name}")
-
-    def _observed(self, backend: str, name: str, times: int, reason: str) -> None:
-        server = next((it for it in self._servers.get(backend, ()) if it.name == name), None)
-        if server is None or (checker := self._checkers.get(backend)) is None:
-            return  # only workers under the old settings know it
-        if not times:
-            checker.connection_made(server)
-        for _ in range(min(times, MOST_OBSERVED)):
-            checker.connection_failed(server, reason)
-
-    def _server_changed(self, backend: str, server: Server, change: Change) -> None:
-        self._process.event("server", backend=backend, server=server.name, up=change.up, reason=change.reason)
-        self._tell_workers()
-
-    def _is_up(self, backend: str, name: str) -> bool:
-        """One that we know no more is taken for what it was: only old workers ask for it."""
-        return next((server.up for server in self._servers.get(backend, ()) if server.name == name), True)
 
     # ----- the sockets ----------------------------------------------------------------------------
 

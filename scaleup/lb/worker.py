@@ -4,10 +4,11 @@ Started by the node, which hands it everything with the first message: the setti
 own listening sockets, one for each endpoint of each frontend. Sockets on a virtual address are bound and do not
 listen until the vrrp process says so to the kernel; the node then says `active`.
 
-Messages from the node: `init`, `state` (whether it is `active`, and of each server whether it is `up`; before
-the first one nothing is accepted), and the last ones, each with the `seconds` that sessions may go on: `drain`
-(refuse new connections) and `retire` (leave them to other workers; but addresses that are `gone` nobody takes
-over). The node is told `observed` (see `observe`), and when the last session has ended, `free`.
+Messages from the node: `init`, `state` (whether it is `active`, of each server whether it is `up`, and `live` where
+that is not as configured; before the first one nothing is accepted), and the last ones, each with the `seconds`
+that sessions may go on: `drain` (refuse new connections) and `retire` (leave them to other workers; but addresses
+that are `gone` nobody takes over). The node is told `observed` (see `observe`), and when the last session has
+ended, `free`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import signal
 import socket
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from itertools import islice
+from typing import Any
 
 from scaleup.lb.accept import Listener, affordable
 from scaleup.lb.counters import BackendColumn, Counters, FrontendColumn, ServerColumn, Sizes
@@ -38,6 +40,7 @@ from scaleup.processes import Message, Process, run_child
 from scaleup.processes.logs import gathered
 from scaleup.upstream.balance import algorithm
 from scaleup.upstream.pool import Pool, Server
+from scaleup.upstream.server import Live
 
 log = logging.getLogger(__name__)
 
@@ -94,15 +97,17 @@ class Worker:
     def obey(self, message: Message) -> None:
         match message.kind:
             case "state":
-                self._learn(message.fields["active"], message.fields["up"])
+                self._learn(**message.fields)
             case "drain":
                 self.finish(message.fields["seconds"])
             case "retire":
                 self.retire(message.fields["seconds"], set(map(Endpoint.parse, message.fields["gone"])))
 
-    def _learn(self, active: bool, up: Sequence[bool]) -> None:
-        for server, is_up in zip(self._servers, up, strict=True):
+    def _learn(self, active: bool, up: Sequence[bool], live: Sequence[tuple[int, list[Any]]]) -> None:
+        changed = {number: Live.from_list(fields) for number, fields in live}
+        for number, (server, is_up) in enumerate(zip(self._servers, up, strict=True)):
             server.up = is_up
+            server.live = changed.get(number, server.configured)
         self._wake()
         if not active:
             self.leave_address()

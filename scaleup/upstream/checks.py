@@ -3,7 +3,8 @@
 The shell around `health`: for each server a task waits until its deadline, makes the check (`probe`) and
 hands the result to its Health, which decides. At most `concurrency` checks are in progress at a time; the
 rest wait their turn, and the time-out of a check starts when its turn comes. A server in maintenance is not
-checked.
+checked, nor one without an address. When it returns, and when it has got another address, what was known of it
+says nothing any more: its checks start anew, as soon as one in progress has ended (`live_changed`).
 
 Whoever serves clients tells of their connections, too (`connection_failed`, `connection_made`): see `health`.
 
@@ -21,7 +22,7 @@ from collections.abc import Callable, Container, Sequence
 
 from scaleup.upstream.health import Change, Health, OnError
 from scaleup.upstream.probe import Result, probe
-from scaleup.upstream.server import Server
+from scaleup.upstream.server import Live, Server
 from scaleup.upstream.settings import UpstreamSettings
 
 log = logging.getLogger(__name__)
@@ -80,15 +81,27 @@ class Checker:
             if change:
                 self._apply(server, change)
 
+    def live_changed(self, server: Server, before: Live) -> None:
+        """What an operator may change of it is not as it was `before`."""
+        now, watch = server.live, self._watches.get(server)
+        if watch is None or not now.serves or (before.serves and before.endpoint == now.endpoint):
+            return
+        watch.health = self._new_health(server, known=False)
+        watch.health.deadline = asyncio.get_running_loop().time()
+        watch.last = None
+        watch.look_again()
+        if not server.up:
+            self._apply(server, Change(True, "checks start anew"))
+
     async def run(self) -> None:
         """Check until cancelled (with no servers there is nothing to do, and it returns)."""
         async with asyncio.TaskGroup() as group:
             for server in self._servers:
-                watch = self._watches[server] = _Watch(self._new_health(server))
+                watch = self._watches[server] = _Watch(self._new_health(server, server in self._known))
                 server.up = watch.health.up
                 group.create_task(self._watch(server, watch), name=f"check {server.name}")
 
-    def _new_health(self, server: Server) -> Health:
+    def _new_health(self, server: Server, known: bool) -> Health:
         settings = self._settings
         return Health(
             inter=settings.inter,
@@ -100,26 +113,29 @@ class Checker:
             downinter=settings.downinter,
             error_limit=self._error_limit,
             on_error=self._on_error,
-            known=server.up if server in self._known else None,
+            known=server.up if known else None,
         )
 
     async def _watch(self, server: Server, watch: _Watch) -> None:
         loop = asyncio.get_running_loop()
-        settings, health = self._settings, watch.health
+        settings = self._settings
         was_made = True
         while True:
             await watch.due()
-            if server.admin == "maint":
+            health, endpoint = watch.health, server.endpoint
+            if endpoint is None or server.admin == "maint" or not server.live.checked:
                 health.check_not_made(loop.time())
                 continue
             async with self._slots:
                 result = await probe(
-                    server.endpoint,
+                    endpoint,
                     settings.health_check,
                     timeout=settings.check_timeout,
                     source=self._source,
                     preamble=self._preamble,
                 )
+            if watch.health is not health:
+                continue  # it speaks of an address that the server has no more
             watch.last = result
             if result.passed is None and was_made:  # once, not every interval
                 log.warning("server %s (%s) cannot be checked: %s", server.name, server.endpoint, result)

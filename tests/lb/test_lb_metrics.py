@@ -27,8 +27,8 @@ def scrape(counters: Counters) -> dict[tuple[str, frozenset[tuple[str, str]]], f
     settings = LbSettings.model_validate(
         {"listen": [":80"], "server": ["web1=10.0.0.21:80", "web2=10.0.0.22:80"]}
     )
-    servers = [server.server() for server in settings.server]
-    servers[1].up = False
+    servers = {server.name: server.server() for server in settings.server}
+    servers["web2"].up = False
     totals = Totals()
     totals.begin(settings, counters)
     registry = CollectorRegistry()

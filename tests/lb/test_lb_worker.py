@@ -74,6 +74,7 @@ class Shop:
         os.close(waker)
         self.worker = Worker(init, cast(Process, self.process))
         self.active, self.up = active, [True] * len(servers)
+        self.live = [server.live for server in self.settings.server]
         if told:
             self.say_state()
         self._actors: list[Actor] = []
@@ -86,10 +87,13 @@ class Shop:
     def say_state(self, *, active: bool | None = None) -> None:
         """The node says all that it knows, each time."""
         self.active = self.active if active is None else active
-        self.say("state", active=self.active, up=self.up)
+        live = [(number, live.as_list()) for number, live in enumerate(self.live)]
+        self.say("state", active=self.active, up=self.up, live=live)
 
-    def server_is(self, number: int, *, up: bool) -> None:
+    def server_is(self, number: int, *, up: bool = True, **live: Any) -> None:
+        """`live`: what an operator has changed."""
         self.up[number] = up
+        self.live[number] = self.live[number]._replace(**live)
         self.say_state()
 
     def take_address(self) -> None:
@@ -273,7 +277,7 @@ async def test_a_server_that_comes_up_serves_all_who_wait(
     shop: Open, backend: Backend, other: Backend
 ) -> None:
     one = shop(backend, other)
-    one.worker._servers[0].maxconn = 1
+    one.server_is(0, maxconn=1)
     one.server_is(1, up=False)
     await one.session(backend)
     for _ in range(3):
@@ -282,6 +286,59 @@ async def test_a_server_that_comes_up_serves_all_who_wait(
     one.server_is(1, up=True)
     for _ in range(3):
         await one.served(other)
+
+
+async def test_a_server_in_drain_or_maintenance_keeps_its_sessions_and_gets_no_more(
+    shop: Open, backend: Backend, other: Backend
+) -> None:
+    one = shop(backend, other)
+    one.server_is(1, admin="maint")
+    client, server = await one.session(backend)
+    for admin in ("drain", "maint"):
+        one.server_is(0, admin=admin)
+        one.server_is(1, admin="ready")
+        for _ in range(4):
+            await one.session(other)
+    await client.send(b"goes on")
+    await server.expect(b"goes on")
+    one.server_is(0, admin="ready")
+    one.server_is(1, weight=0)
+    await one.session(backend)
+
+
+async def test_a_server_that_moves_gets_new_sessions_at_its_new_address(
+    shop: Open, backend: Backend, other: Backend
+) -> None:
+    one = shop(backend)
+    client, server = await one.session(backend)
+    one.server_is(0, endpoint=Endpoint.parse(other.address))
+    await one.session(other)
+    await client.send(b"goes on")
+    await server.expect(b"goes on")
+    one.server_is(0, endpoint=one.settings.server[0].live.endpoint)
+    await one.session(backend)
+
+
+async def test_without_an_address_a_server_is_not_dialled(shop: Open, backend: Backend) -> None:
+    one = shop(backend)
+    one.server_is(0, endpoint=None)
+    await (await one.client()).expect_rst()
+    assert one.count(BackendColumn.REFUSED) == 1
+    one.server_is(0, endpoint=one.settings.server[0].live.endpoint)
+    await one.session(backend)
+
+
+async def test_more_slots_serve_those_who_wait_at_once(shop: Open, backend: Backend) -> None:
+    one = shop(backend, timeout_queue=3600.0)
+    one.server_is(0, maxconn=1)
+    await one.session(backend)
+    for _ in range(3):
+        await one.client()
+    await eventually(lambda: one.count(BackendColumn.WAITING) == 3)
+    one.server_is(0, maxconn=3)
+    await one.served(backend)
+    await one.served(backend)
+    assert one.count(BackendColumn.WAITING) == 1
 
 
 async def test_a_client_that_is_gone_before_it_was_served_leaves_nothing(
@@ -325,7 +382,7 @@ async def test_an_error_of_ours_costs_one_session_and_nothing_else(
 async def test_killing_those_who_wait_calls_none_of_them_to_a_slot(shop: Open, backend: Backend) -> None:
     """The slots that the killed leave go to nobody who is killed next; no server hears of them."""
     one = shop(backend, timeout_queue=3600.0)
-    one.worker._servers[0].maxconn = 2
+    one.server_is(0, maxconn=2)
     served = [await one.session(backend, one.elected) for _ in range(2)]
     waiting = [await one.client(one.elected) for _ in range(8)]
     while one.count(BackendColumn.WAITING) < 8:  # noqa: ASYNC110
@@ -429,7 +486,7 @@ async def test_a_drain_serves_the_queue_refuses_the_rest_and_waits(shop: Open, b
 
 async def test_what_is_left_at_the_end_of_the_drain_is_reset(shop: Open, backend: Backend) -> None:
     one = shop(backend)
-    one.worker._servers[0].maxconn = 1
+    one.server_is(0, maxconn=1)
     client, server = await one.session(backend)
     queued = await one.client()
     await eventually(lambda: one.count(BackendColumn.WAITING) == 1)
