@@ -34,7 +34,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Marks what `requires` says, and the tests on the other loop. `soak` tests run only with --soak, which is no skip: another suite."""
+    """Marks what `requires` says, and the tests on the other loop.
+
+    `soak` tests run only with --soak, which is no skip: another suite.
+    """
     for item in items:
         if item.get_closest_marker("needs"):
             item.add_marker("slow")

@@ -95,7 +95,7 @@ def test_profile(room: Path) -> None:
     record = measured(room, "profile", *SHORT)
     assert [case.work for case in record.cases] == ["time", "time", "calls", "calls"]
     request, connection = record.of("calls")
-    # What was begun and not done in a run this short, or was done twice because there was nothing yet, comes on top.
+    # What a run this short began and did not finish comes on top, and what was tried in vain.
     assert request.values("scaleup", "recvfrom")[0] >= 1.9, "a request has to be received, and its answer"
     assert connection.values("scaleup", "accept4")[0] >= 0.9
     assert connection.values("scaleup", "connect")[0] >= 0.9
