@@ -34,9 +34,13 @@ from scaleup.config.model import option_name
 from scaleup.errors import ConfigurationError
 from scaleup.lb.generation import Generation
 from scaleup.lb.metrics import LbCollector
+from scaleup.lb.operations import Limits, Operations
+from scaleup.lb.runtime import RuntimeSocket
 from scaleup.lb.servers import Servers
 from scaleup.lb.settings import LbSettings
+from scaleup.lb.statistics import Statistics
 from scaleup.lb.totals import Totals
+from scaleup.lb.trend import SAMPLE_SECONDS
 from scaleup.net.addresses import Endpoint
 from scaleup.net.sockets import bound, endpoint_of, is_ours, listening, stop_listening
 from scaleup.processes import Child, Message, Process, Tasks
@@ -50,14 +54,15 @@ log = logging.getLogger(__name__)
 STOP_GRACE_SECONDS = 1.0
 """Until the vrrp process is killed."""
 
-UNCHANGEABLE = {*TierSettings.model_fields, *Election.model_fields} - {"drain"}
+UNCHANGEABLE = {*TierSettings.model_fields, *Election.model_fields, "runtime_socket"} - {"drain"}
 """Settings that a reload cannot change."""
 
 
 class Node:
     def __init__(self, settings: LbSettings, process: Process) -> None:
         self._settings, self._process = settings, process
-        self._servers = Servers(self._tell_workers, process.event)
+        now = asyncio.get_running_loop().time
+        self._servers = Servers(self._tell_workers, process.event, now)
         self._sockets: dict[Endpoint, list[socket.socket]] = {}  # for each endpoint, one for each worker
         self._generation: Generation | None = None  # that accepts
         self._retiring: set[Generation] = set()
@@ -66,8 +71,23 @@ class Node:
         self.role: str | None = None
         self._tasks = Tasks()
         self._totals = Totals()
+        self._limits = Limits()
+        self._statistics = Statistics(
+            lambda: self._settings, self._limits.maxconn, self._servers, self._totals, now
+        )
+        self._operations = Operations(
+            lambda: self._settings,
+            self._servers,
+            self._statistics,
+            self._limits,
+            self._generations,
+            self._tell_workers,
+            process.log_dropped,
+            process.stopping.is_set,
+        )
+        self._runtime: RuntimeSocket | None = None
         self._collectors = (
-            LbCollector(lambda: self._settings, lambda: self._servers.backends, self._totals),
+            LbCollector(lambda: self._settings, self._totals, self._operations.rows, self._operations.info),
             ElectionCollector(lambda: self._election and {**self._election, "role": self.role}),
         )
         for collector in self._collectors:
@@ -83,6 +103,10 @@ class Node:
         self._generation = await self._start_generation(self._settings)
         self._tell_workers()
         self._servers.watch(self._settings, self._source)
+        self._tasks.spawn(self._sample(), name="samples for the statistics")
+        if self._settings.runtime_socket is not None:
+            self._runtime = RuntimeSocket(self._settings.runtime_socket, self._operations)
+            await self._runtime.start()
         if self._settings.vip:
             name = f"{self._process.name}/vrrp"
             self._vrrp = Keeper(name, partial(self._spawn_vrrp, name), self._vrrp_died)
@@ -111,10 +135,12 @@ class Node:
         await self._process.end_reload()
         await self._servers.rest()
         self._tell_fitness()
-        generations = [*self._retiring, *([self._generation] if self._generation else [])]
+        generations = self._generations()
         await asyncio.gather(*(generation.drain(self._settings.drain) for generation in generations))
         if self._vrrp is not None:
             await self._vrrp.stop(STOP_GRACE_SECONDS)
+        if self._runtime is not None:
+            await self._runtime.stop()
         await self._tasks.cancel()
         for generation in {*generations, *self._retiring}:
             await generation.end()
@@ -164,11 +190,19 @@ class Node:
         self._process.event("worker", worker=name, how=how)
         self._tell_fitness()
 
+    def _generations(self) -> list[Generation]:
+        return [*self._retiring, *([self._generation] if self._generation else [])]
+
     def _tell_workers(self) -> None:
-        for generation in (self._generation, *self._retiring):
-            if generation is not None:
-                state = self._servers.state(generation.settings)
-                generation.tell("state", active=self.role == "active", **state)
+        for generation in self._generations():
+            state = self._servers.state(generation.settings)
+            maxconn = [self._limits.maxconn(frontend) for frontend in generation.settings.frontends]
+            generation.tell("state", active=self.role == "active", maxconn=maxconn, **state)
+
+    async def _sample(self) -> None:
+        while True:
+            self._statistics.sample()
+            await asyncio.sleep(SAMPLE_SECONDS)
 
     # ----- the election ---------------------------------------------------------------------------
 

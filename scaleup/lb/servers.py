@@ -12,7 +12,7 @@ up, and what was changed of it, field by field, unless the file says something n
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -21,6 +21,8 @@ from scaleup.net.proxy_protocol import v2_local
 from scaleup.processes import Tasks
 from scaleup.upstream.checks import Checker
 from scaleup.upstream.health import Change
+from scaleup.upstream.history import History
+from scaleup.upstream.probe import Result
 from scaleup.upstream.server import Live, Server
 
 log = logging.getLogger(__name__)
@@ -33,10 +35,16 @@ MOST_OBSERVED = 1000
 
 
 class Servers:
-    """`tell()`: the workers have to be told. `event(kind, …)`: a person would want to see this."""
+    """`tell()`: the workers have to be told. `event(kind, …)`: a person would want to see this.
 
-    def __init__(self, tell: Callable[[], None], event: Callable[..., None]) -> None:
-        self._tell, self._event = tell, event
+    `now()`: seconds on a clock that never jumps.
+    """
+
+    def __init__(
+        self, tell: Callable[[], None], event: Callable[..., None], now: Callable[[], float]
+    ) -> None:
+        self._tell, self._event, self._now = tell, event, now
+        self._histories: dict[tuple[str, ...], History] = {}  # of backends, and of their servers
         self._backends: dict[str, dict[str, Server]] = {}
         self._checkers: dict[str, Checker] = {}  # of each backend
         self._known: set[Server] = set()  # those whose state was known before a reload
@@ -49,6 +57,14 @@ class Servers:
 
     def checker(self, backend: str) -> Checker | None:
         return self._checkers.get(backend)
+
+    def history(self, *names: str) -> History:
+        """Of a backend, or of a server of it."""
+        return self._histories[names]
+
+    @property
+    def histories(self) -> Iterable[History]:
+        return self._histories.values()
 
     def know(self, settings: LbSettings) -> None:
         """From now on these are the servers; those that we knew keep what is known of them."""
@@ -64,6 +80,7 @@ class Servers:
                     server.up = old.up
                     server.inherit(old)
                     self._known.add(server)
+        self._remember()
 
     def watch(self, settings: LbSettings, source: str | None) -> None:
         """Check them, from `source`, until `rest`."""
@@ -78,11 +95,17 @@ class Servers:
         if live == before:
             return
         server.live = live
+        self._remember()
         log.info("server %s/%s: %s", backend, server.name, _difference(before, live))
         self._event("server", backend=backend, server=server.name, live=live.as_list())
         if checker := self._checkers.get(backend):
             checker.live_changed(server, before)
         self._tell()
+
+    def force(self, backend: str, server: Server, up: bool) -> None:
+        """An operator says that it is up, or down; its checks go on."""
+        if checker := self._checkers.get(backend):
+            checker.force(server, up)
 
     def observed(self, backend: str, name: str, times: int, reason: str) -> None:
         """By a worker: so many connections in a row did not reach it; 0: one has."""
@@ -120,14 +143,36 @@ class Servers:
             preamble=INTRODUCTIONS[backend.send_proxy],
             error_limit=backend.error_limit if backend.observe == "layer4" else 0,
             on_error=backend.on_error,
+            on_result=partial(self._checked, backend.name),
         )
         self._checks.spawn(checker.run(), name=f"health checks of {backend.name}")
         return checker
 
     def _went(self, backend: str, server: Server, change: Change) -> None:
         """Up or down."""
+        if not change.up:
+            self._histories[backend, server.name].went_down += 1
+            if not any(it.usable for it in self._backends[backend].values()):
+                self._histories[backend,].went_down += 1
+        self._remember()
         self._event("server", backend=backend, server=server.name, up=change.up, reason=change.reason)
         self._tell()
+
+    def _checked(self, backend: str, server: Server, result: Result) -> None:
+        if result.passed is False and server.up:
+            self._histories[backend, server.name].failed_checks += 1
+
+    def _remember(self) -> None:
+        """Who runs now; those that are not there any more are forgotten."""
+        now, before, self._histories = self._now(), self._histories, {}
+        for backend, servers in self._backends.items():
+            running: dict[tuple[str, ...], bool] = {
+                (backend, name): server.running for name, server in servers.items()
+            }
+            running[backend,] = any(server.usable for server in servers.values())
+            for names, runs in running.items():
+                history = self._histories[names] = before.get(names) or History(now, runs)
+                history.became(now, runs)
 
 
 def _difference(before: Live, now: Live) -> str:

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 class Checker:
-    """Keeps `up` of each server true, logs each change and then tells `on_change`.
+    """Keeps `up` of each server true, logs each change and then tells `on_change`; `on_result` hears of each check.
 
     `source`: our IP address to check from. `random()`: 0 ≤ it < 1, for offsets and jitter. `concurrency`:
     checks at a time; 32 is far below any limit on descriptors, and with the default time-out still checks
@@ -50,7 +50,9 @@ class Checker:
         on_error: OnError = "fail-check",
         known: Container[Server] = (),
         preamble: bytes = b"",
+        on_result: Callable[[Server, Result], None] = lambda server, result: None,
     ) -> None:
+        self._on_result = on_result
         self._servers = tuple(servers)
         self._settings = settings
         self._on_change = on_change
@@ -65,6 +67,18 @@ class Checker:
         """The newest check of a server; None: none yet."""
         watch = self._watches.get(server)
         return watch.last if watch else None
+
+    def level(self, server: Server) -> int | None:
+        """Of its health; None: it is not watched."""
+        watch = self._watches.get(server)
+        return watch.health.level if watch else None
+
+    def force(self, server: Server, up: bool) -> None:
+        """An operator says so; checks go on, and may find something else."""
+        if (watch := self._watches.get(server)) and server.up != up:
+            watch.health = self._new_health(known=True, up=up)
+            watch.look_again()
+            self._apply(server, Change(up, "an operator says so"))
 
     def connection_made(self, server: Server) -> None:
         """A client's connection reached it."""
@@ -86,7 +100,7 @@ class Checker:
         now, watch = server.live, self._watches.get(server)
         if watch is None or not now.serves or (before.serves and before.endpoint == now.endpoint):
             return
-        watch.health = self._new_health(server, known=False)
+        watch.health = self._new_health(known=False, up=True)
         watch.health.deadline = asyncio.get_running_loop().time()
         watch.last = None
         watch.look_again()
@@ -97,11 +111,11 @@ class Checker:
         """Check until cancelled (with no servers there is nothing to do, and it returns)."""
         async with asyncio.TaskGroup() as group:
             for server in self._servers:
-                watch = self._watches[server] = _Watch(self._new_health(server, server in self._known))
+                watch = self._watches[server] = _Watch(self._new_health(server in self._known, server.up))
                 server.up = watch.health.up
                 group.create_task(self._watch(server, watch), name=f"check {server.name}")
 
-    def _new_health(self, server: Server, known: bool) -> Health:
+    def _new_health(self, known: bool, up: bool) -> Health:
         settings = self._settings
         return Health(
             inter=settings.inter,
@@ -113,7 +127,7 @@ class Checker:
             downinter=settings.downinter,
             error_limit=self._error_limit,
             on_error=self._on_error,
-            known=server.up if known else None,
+            known=up if known else None,
         )
 
     async def _watch(self, server: Server, watch: _Watch) -> None:
@@ -137,6 +151,7 @@ class Checker:
             if watch.health is not health:
                 continue  # it speaks of an address that the server has no more
             watch.last = result
+            self._on_result(server, result)
             if result.passed is None and was_made:  # once, not every interval
                 log.warning("server %s (%s) cannot be checked: %s", server.name, server.endpoint, result)
             was_made = result.passed is not None

@@ -21,7 +21,8 @@ class Node:
     def __init__(self) -> None:
         self.told = 0
         self.events: list[dict[str, Any]] = []
-        self.servers = Servers(self.tell, lambda kind, **fields: self.events.append(fields))
+        self.now = 1000.0
+        self.servers = Servers(self.tell, lambda kind, **fields: self.events.append(fields), lambda: self.now)
 
     def tell(self) -> None:
         self.told += 1

@@ -282,6 +282,34 @@ async def test_a_server_whose_checks_are_off_stays_as_it_is(refusing: Endpoint) 
         assert (await changes.next())[0] is spared
 
 
+async def test_an_operator_says_what_it_is_until_checks_find_something_else(refusing: Endpoint) -> None:
+    changes, web1 = Changes(), Server("web1", refusing)
+    checker = Checker([web1], settings(), changes)
+    async with running(checker):
+        assert (await changes.next())[1].reason.startswith("first check failed")
+        checker.force(web1, up=False)
+        assert changes.none(), "it is down already"
+        checker.force(web1, up=True)
+        assert (await changes.next())[1] == Change(True, "an operator says so")
+        assert (await changes.next())[1].reason.startswith("2 checks failed"), (
+            "as of one that has passed before"
+        )
+
+
+async def test_every_result_is_told(bound: socket.socket, refusing: Endpoint) -> None:
+    results: asyncio.Queue[tuple[str, bool | None]] = asyncio.Queue()
+    checker = Checker(
+        [Server("web1", refusing)],
+        settings(),
+        on_result=lambda server, result: results.put_nowait((server.name, result.passed)),
+    )
+    async with running(checker), asyncio.timeout(5):
+        assert await results.get() == ("web1", False)
+        bound.listen()
+        while (await results.get()) != ("web1", True):
+            pass
+
+
 async def test_the_last_check_is_kept(refusing: Endpoint) -> None:
     changes, dead = Changes(), Server("dead", refusing)
     checker = Checker([dead], settings(), changes)
