@@ -52,8 +52,8 @@ async def test_one_users_response_does_not_reach_another(shop: Open) -> None:
         contextlib.closing(EchoServer("b", "127.0.66.25")) as second,
     ):
         one = shop(first, second, queue=100)
-        for server in one.worker._servers:
-            server.maxconn = 4  # the others wait
+        for number in (0, 1):
+            one.server_is(number, maxconn=4)  # the others wait
 
         async def visit(number: int) -> None:
             nonlocal whole
@@ -244,7 +244,7 @@ async def test_a_socket_that_was_shut_down_does_not_spin_the_loop(
 async def test_an_end_does_not_wait_for_connections_that_stay(shop: Open, backend: Backend) -> None:
     """As wait_closed() does since 3.12.1 (cpython #104344): what is left when the time is up is reset."""
     one = shop(backend)
-    one.worker._servers[0].maxconn = 1
+    one.server_is(0, maxconn=1)
     client, server = await one.session(backend)
     queued = await one.client()
     await eventually(lambda: one.count(BackendColumn.WAITING) == 1)

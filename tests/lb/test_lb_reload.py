@@ -1,10 +1,12 @@
-"""Under 2,000 requests a second, half of them on connections of their own: ten reloads; ten deaths of workers."""
+"""Ten reloads, restarts of servers and deaths of workers under 2,000 requests a second, half of them without keep-alive."""
 
 from __future__ import annotations
 
 import contextlib
+import csv
 import json
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -124,6 +126,42 @@ def test_reloads_lose_no_request(stand: Stand) -> None:
     for result in (visitor.result() for visitor in visitors):
         assert (result["failed"], result["retried"]) == ({}, 0)
         assert result["rate"] > RATE * BUSY
+
+
+def test_a_rolling_restart_by_drain_loses_no_request(tmp_path: Path) -> None:
+    """Each server in turn: drain, until it has no session; stop, start; ready."""
+    where = tmp_path / "runtime"
+    with contextlib.closing(Stand(tmp_path, "--runtime-socket", str(where))) as stand:
+        visitors = [stand.visitors(each) for each in (1, 50)]
+        for turn in range(TIMES):
+            number = turn % len(stand.webs)
+            web, server = stand.webs[number], f"lb/web{number}"
+            served = sessions(where, number)["stot"]
+            eventually(lambda: sessions(where, number)["stot"] > served + RATE / 20)  # noqa: B023
+            assert command(where, f"set server {server} state drain") == "\n"
+            eventually(lambda: sessions(where, number)["scur"] == 0)  # noqa: B023
+            web.stop()
+            web.start()
+            assert command(where, f"set server {server} state ready") == "\n"
+        for result in (visitor.result() for visitor in visitors):
+            assert (result["failed"], result["retried"]) == ({}, 0)
+            assert result["rate"] > RATE * BUSY
+
+
+def command(where: Path, line: str) -> str:
+    """What the runtime socket answers."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(10)
+        sock.connect(str(where))
+        sock.sendall(f"{line}\n".encode())
+        return b"".join(iter(lambda: sock.recv(65536), b"")).decode()
+
+
+def sessions(where: Path, number: int) -> dict[str, int]:
+    """The current ones of a server, `scur`, and how many it has had, `stot`."""
+    table = csv.DictReader(command(where, "show stat").removeprefix("# ").splitlines())
+    row = next(row for row in table if row["svname"] == f"web{number}")
+    return {name: int(row[name]) for name in ("scur", "stot")}
 
 
 def test_deaths_of_workers_under_load_cost_no_more_than_they_held(stand: Stand) -> None:
