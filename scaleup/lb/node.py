@@ -24,7 +24,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -136,7 +136,10 @@ class Node:
         await self._servers.rest()
         self._tell_fitness()
         generations = self._generations()
-        await asyncio.gather(*(generation.drain(self._settings.drain) for generation in generations))
+        if self._process.stopping.is_set() and not self._process.urgent.is_set():
+            await self._stop_softly(generations)
+        else:
+            await self._drain(generations, self._settings.drain)
         if self._vrrp is not None:
             await self._vrrp.stop(STOP_GRACE_SECONDS)
         if self._runtime is not None:
@@ -147,6 +150,19 @@ class Node:
         for collector in self._collectors:
             self._process.registry.unregister(collector)
         self._close_sockets(chain.from_iterable(list(self._sockets.values())))
+
+    async def _stop_softly(self, generations: Sequence[Generation]) -> None:
+        """Sessions may go on for `hard_stop_after`, or, once it is urgent all the same, for `drain`."""
+        patient = self._tasks.spawn(
+            self._drain(generations, self._settings.hard_stop_after), name="soft stop"
+        )
+        urgent = self._tasks.spawn(self._process.urgent.wait(), name="the end of a soft stop")
+        await asyncio.wait({patient, urgent}, return_when=asyncio.FIRST_COMPLETED)
+        if not patient.done():
+            await self._drain(generations, self._settings.drain)
+
+    async def _drain(self, generations: Sequence[Generation], seconds: float) -> None:
+        await asyncio.gather(*(generation.drain(seconds) for generation in generations))
 
     # ----- the workers ----------------------------------------------------------------------------
 

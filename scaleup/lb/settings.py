@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -43,6 +44,7 @@ from scaleup.config import (
 )
 from scaleup.config.faults import did_you_mean
 from scaleup.net.addresses import Endpoint
+from scaleup.processes.privileges import known_group, known_user
 from scaleup.upstream.health import OnError
 from scaleup.upstream.settings import Servers, UpstreamSettings
 from scaleup.vrrp.election import Election
@@ -67,6 +69,17 @@ class FrontendFields(BaseModel):
     )
     maxconn: Annotated[int, Flag("N", LIMITS)] = Field(
         4000, ge=1, description="connections at a time; more wait in the kernel's queue"
+    )
+    source_maxconn: Annotated[int, Flag("N", LIMITS)] = Field(
+        0, ge=0, description="connections at a time of one client (IPv6: one /64), per worker; 0: no limit"
+    )
+    source_rate: Annotated[int, Flag("N", LIMITS)] = Field(
+        0,
+        ge=0,
+        description="connections that one client may make in --source-period, per worker; 0: no limit",
+    )
+    source_period: Annotated[Seconds, Flag("SECONDS", LIMITS)] = Field(
+        10.0, description="for which --source-rate is said"
     )
     timeout_client: Annotated[Seconds, Flag("SECONDS", LIMITS)] = Field(
         50.0, description="inactivity of the client"
@@ -160,6 +173,12 @@ examples:
     )
     workers: Annotated[int, Flag("N", TRAFFIC)] = Field(
         1, ge=1, le=64, description="processes that relay; as many as cores is the most that helps"
+    )
+    user: Annotated[str | None, AfterValidator(known_user), Flag("NAME", "this process")] = Field(
+        None, description="whom the workers become, once their sockets are open; the node stays who it is"
+    )
+    group: Annotated[str | None, AfterValidator(known_group), Flag("NAME", "this process")] = Field(
+        None, description="the same; default: the group of --user"
     )
     runtime_socket: Annotated[Path | None, Flag("PATH", "this process")] = Field(
         None, description="answer HAProxy's commands (show stat, set server, …) on this Unix socket, mode 600"

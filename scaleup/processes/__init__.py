@@ -15,6 +15,7 @@ and gets, in reading order:
     children   starting, watching and stopping child processes
     keeper     a child that is started again when it dies
     tether     the same bond for foreign programs (mariadbd): the kernel kills them with us
+    privileges becoming a user who may do less
     admin      /healthz, /readyz, /metrics
     logs       text in colour, or JSON, to stderr, a file or syslog; files opened again on SIGUSR2
     lines      what a line of them looks like

@@ -42,6 +42,8 @@ class Process:
         self.name = name
         self.stopping = asyncio.Event()
         """Set by SIGTERM, SIGINT, or SIGHUP (but see `reloads`), or when the parent has died: finish and return."""
+        self.urgent = asyncio.Event()
+        """Set by all of them, too, but not by a soft stop (see `stops_softly`)."""
         self.orphaned = False
         """Whether the parent has died."""
         self.registry = CollectorRegistry()
@@ -98,6 +100,10 @@ class Process:
             notify("READY=1")
 
         self._reload = reload
+
+    def stops_softly(self) -> None:
+        """From now on SIGUSR1 means: finish what there is, however long it takes (HAProxy's soft stop)."""
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, self._stop_softly)
 
     async def end_reload(self) -> None:
         """Break off the one that is in progress; there will be no more."""
@@ -160,6 +166,7 @@ class Process:
         self.orphaned = True
         self._first.cancel()
         self.stopping.set()
+        self.urgent.set()
 
     def _watch_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -192,12 +199,19 @@ class Process:
         finally:
             self._reloading = None
 
+    def _stop_softly(self) -> None:
+        if not self.stopping.is_set():
+            log.info("SIGUSR1: stopping, when what is in progress has ended")
+            notify("STOPPING=1")
+            self.stopping.set()
+
     def _stop(self, number: signal.Signals) -> None:
         if not self._signalled:
             self._signalled = True
             log.info("%s: stopping", number.name)
             notify("STOPPING=1")
             self.stopping.set()
+            self.urgent.set()
         elif number != signal.SIGHUP:  # which a closing terminal may send twice
             log.warning("%s again: stopping at once", number.name)
             for child in list(children.running):
