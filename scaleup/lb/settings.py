@@ -53,6 +53,8 @@ MAX_SOCKET_PATH_BYTES = 107
 """unix(7): sun_path, and the byte that ends it."""
 TRAFFIC = "traffic"
 LIMITS = "limits and time-outs"
+MAX_WORKERS = 64
+CORES = min(MAX_WORKERS, len(os.sched_getaffinity(0)))
 MAX_ELECTED_SOCKETS = 128
 """The vrrp process is handed all of them in one message (scaleup.processes.channel)."""
 
@@ -172,7 +174,10 @@ examples:
         description="after a reload, how long sessions under the old settings may go on",
     )
     workers: Annotated[int, Flag("N", TRAFFIC)] = Field(
-        1, ge=1, le=64, description="processes that relay; as many as cores is the most that helps"
+        CORES,
+        ge=1,
+        le=MAX_WORKERS,
+        description="processes that relay; the default: one for each core it may use",
     )
     user: Annotated[str | None, AfterValidator(known_user), Flag("NAME", "this process")] = Field(
         None, description="whom the workers become, once their sockets are open; the node stays who it is"

@@ -95,6 +95,7 @@ def _load_balancer(
     virtual = virtual_endpoint(settings)
     position = list(lbs).index(name)
     arguments = [*_common(settings, "lb", name), "--listen", str(virtual), "--source", lbs[name]]
+    arguments += ["--workers", "1"]  # all tiers share this machine
     arguments += ["--workers", str(settings.workers)]
     for web, address in webs.items():
         arguments += ["--server", f"{web}={address}"]

@@ -52,7 +52,7 @@ def runs(process: psutil.Process, module: str) -> bool:
 
 
 class Node:
-    """One node; `log` grows as it speaks. `python`: what runs it."""
+    """One node, of one worker unless more are said; `log` grows as it speaks. `python`: what runs it."""
 
     def __init__(
         self, name: str, host: str, *arguments: str, python: Sequence[str] = (sys.executable,)
@@ -60,10 +60,11 @@ class Node:
         self.name = name
         self.admin = f"{host}:{free_port(host)}"
         self.log: list[str] = []
+        workers = () if {"--workers", "--config"} & {*arguments} else ("--workers", "1")
         self.process = subprocess.Popen(
             [
                 *(*python, "-m", "scaleup.lb", "--node", name),
-                *("--admin", self.admin, "--source", host, "--inter", "0.1", *arguments),
+                *("--admin", self.admin, "--source", host, "--inter", "0.1", *workers, *arguments),
             ],
             stderr=subprocess.PIPE,
             text=True,

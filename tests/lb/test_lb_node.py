@@ -171,7 +171,7 @@ def test_what_cannot_be_reloaded_changes_nothing(
     start: Start, plain: tuple[str, int], web1: EchoServer, web2: EchoServer, tmp_path: Path
 ) -> None:
     file = tmp_path / "cluster.toml"
-    good = f'[lb]\nlisten = ["{plain[0]}:{plain[1]}"]\nserver = ["web={web1.address}"]\n'
+    good = f'[lb]\nworkers = 1\nlisten = ["{plain[0]}:{plain[1]}"]\nserver = ["web={web1.address}"]\n'
     other = good.replace(web1.address, web2.address)
     file.write_text(good)
     node = start("--config", str(file)).ready()
@@ -179,7 +179,7 @@ def test_what_cannot_be_reloaded_changes_nothing(
     with listening(Endpoint(HOST, 0), "--listen") as taken:
         for text, why in (
             (other.replace("[lb]", "[lb"), f"{file}:1: not TOML"),
-            (other.replace("web=", "w b="), f"{file}:3: server: 'w b' is not a server name"),
+            (other.replace("web=", "w b="), f"{file}:4: server: 'w b' is not a server name"),
             (other + 'vip = ["127.0.67.100"]\n', "--vip"),
             (other + 'log_level = "debug"\n', "a restart is needed for --log-level"),
             (

@@ -69,7 +69,9 @@ def test_workers_have_no_privilege_and_a_reload_opens_what_takes_some(
 ) -> None:
     first, second = privileged_port(), 0
     file = tmp_path / "cluster.toml"
-    text = f'[lb]\nlisten = ["{HOST}:{first}"]\nserver = ["web1={web1.address}"]\nuser = "nobody"\n'
+    text = (
+        f'[lb]\nlisten = ["{HOST}:{first}"]\nserver = ["web1={web1.address}"]\nuser = "nobody"\nworkers = 1\n'
+    )
     file.write_text(text)
     node = start("--config", str(file), python=python).ready()
     nobody = pwd.getpwnam("nobody")
