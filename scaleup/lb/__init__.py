@@ -36,6 +36,7 @@ and for whoever operates it:
     commands ● what can be said at the runtime socket: `shows` ● and `changes` ● a `control` ●
     operations that control, in terms of the node's parts
     runtime    the Unix socket
+    page       the same rows for people, live, on the admin address
 
 Invariants: only workers touch user bytes. Only the node opens listening sockets, and it hands them down,
 so that a worker can die without losing a queued connection. Each worker writes its own row of the

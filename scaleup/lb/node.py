@@ -35,10 +35,12 @@ from scaleup.errors import ConfigurationError
 from scaleup.lb.generation import Generation
 from scaleup.lb.metrics import LbCollector
 from scaleup.lb.operations import Limits, Operations
+from scaleup.lb.page import HEADERS, page
 from scaleup.lb.runtime import RuntimeSocket
 from scaleup.lb.servers import Servers
 from scaleup.lb.settings import LbSettings
 from scaleup.lb.statistics import Statistics
+from scaleup.lb.stats import csv
 from scaleup.lb.totals import Totals
 from scaleup.lb.trend import SAMPLE_SECONDS
 from scaleup.net.addresses import Endpoint
@@ -46,6 +48,7 @@ from scaleup.net.sockets import bound, endpoint_of, is_ours, listening, stop_lis
 from scaleup.processes import Child, Message, Process, Tasks
 from scaleup.processes.keeper import Keeper
 from scaleup.processes.logs import Destination
+from scaleup.processes.pages import Page
 from scaleup.vrrp.election import Election
 from scaleup.vrrp.metrics import ElectionCollector
 
@@ -104,6 +107,7 @@ class Node:
         self._tell_workers()
         self._servers.watch(self._settings, self._source)
         self._tasks.spawn(self._sample(), name="samples for the statistics")
+        self._process.pages.update({"/stats": self._statistics_page, "/stats;csv": self._statistics_csv})
         if self._settings.runtime_socket is not None:
             self._runtime = RuntimeSocket(self._settings.runtime_socket, self._operations)
             await self._runtime.start()
@@ -219,6 +223,13 @@ class Node:
         while True:
             self._statistics.sample()
             await asyncio.sleep(SAMPLE_SECONDS)
+
+    def _statistics_page(self) -> Page:
+        text = page(self._operations.rows(), self._operations.info(), self.role)
+        return Page("text/html; charset=utf-8", text, HEADERS)
+
+    def _statistics_csv(self) -> Page:
+        return Page("text/plain; charset=utf-8", csv(self._operations.rows()))
 
     # ----- the election ---------------------------------------------------------------------------
 

@@ -165,7 +165,7 @@ class Statistics:
             qmax=trend.max_queue,
             scur=sum(row.scur for row in rows),
             smax=trend.max_sessions,
-            slim=sum(row.slim or 0 for row in rows),
+            slim=sum(row.slim or 0 for row in rows) if all(row.slim for row in rows) else 0,
             stot=sum(row.stot for row in rows) + refused,
             bin=sum(row.bin for row in rows),
             bout=sum(row.bout for row in rows),

@@ -16,7 +16,7 @@ and gets, in reading order:
     keeper     a child that is started again when it dies
     tether     the same bond for foreign programs (mariadbd): the kernel kills them with us
     privileges becoming a user who may do less
-    admin      /healthz, /readyz, /metrics
+    admin      /healthz, /readyz, /metrics, and `pages` of a tier's own
     logs       text in colour, or JSON, to stderr, a file or syslog; files opened again on SIGUSR2
     lines      what a line of them looks like
     outlet     where the lines leave, without waiting for the reader: bounded, drops counted

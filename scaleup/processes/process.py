@@ -25,6 +25,7 @@ from scaleup.errors import ScaleUpError, StartupError
 from scaleup.processes import children, logs
 from scaleup.processes.channel import Channel, Message
 from scaleup.processes.notify import notify
+from scaleup.processes.pages import Page
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,8 @@ class Process:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self.registry.register(_LogCollector(self.log_dropped))
+        self.pages: dict[str, Callable[[], Page]] = {}
+        """Of the admin address, by path, beside those of every process."""
         self.on_message: Callable[[Message], None] = self._keep_first
         self._first: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         self._ready = False
@@ -254,7 +257,7 @@ def run(
             if settings.admin is not None:
                 from scaleup.processes.admin import Admin  # a third of a process's start: only if wanted
 
-                admin = Admin(process.registry, process.readiness)
+                admin = Admin(process.registry, process.readiness, process.pages)
                 stack.push_async_callback(admin.stop)
                 await admin.start(settings.admin)
             await serve(settings, process)
