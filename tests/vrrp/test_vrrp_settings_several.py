@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ import pytest
 from scaleup.config import load
 from scaleup.errors import ConfigurationError
 from scaleup.vrrp.arrangement import Arrangement, Check, RouterPolicy, SyncGroup
-from scaleup.vrrp.settings import VrrpSettings, unchanged
+from scaleup.vrrp.settings import GroupTable, RouterTable, VrrpSettings, unchanged
+from scaleup.vrrp.tracking import TrackSettings
 
 TWO = """
 [vrrp]
@@ -186,3 +188,13 @@ def test_a_sync_group_goes_on_together_or_not_at_all(file: File) -> None:
     assert unchanged(grouped, file.load(two + GROUP)) == {"www", "mail"}
     assert unchanged(grouped, file.load(two)) == set()
     assert unchanged(grouped, file.load(two.replace("vrid = 52", "vrid = 53") + GROUP)) == set()
+
+
+def test_the_manual_for_keepalived_s_operators_names_what_there_is() -> None:
+    manual = (Path(__file__).parents[2] / "docs" / "operating.md").read_text()
+    table = manual.partition("## keepalived's words, and ours")[2].partition("\n## ")[0]
+    rows = [line.split("|")[2] for line in table.splitlines() if line.startswith("| `")]
+    named = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    known = {*VrrpSettings.model_fields, *TrackSettings.model_fields, *RouterTable.model_fields}
+    assert named - known - {*GroupTable.model_fields} == set()
+    assert len(named) > 40
