@@ -5,8 +5,8 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-# The fast tests run side by side, a file at a time (many wait more than they work, hence 3); the slow ones have the
-# machine to themselves.
+# Tests run side by side, a file at a time, since a file has addresses of its own; of the fast ones many wait more than
+# they work, hence 3.
 FAST := $(BIN)/python -m pytest -q -n 3 --dist loadfile -m
 
 # Without Python's cache each of them would compile all tests again.
@@ -27,7 +27,7 @@ lint: $(VENV)/.dev
 
 test: programs $(VENV)/.dev
 	$(FAST) "not slow" $(ARGS)
-	$(BIN)/python -m pytest -m slow $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow $(ARGS)
 
 soak: programs $(VENV)/.dev
 	SCALEUP_SIM_FIRST=1000 SCALEUP_SIM_SEEDS=50000 $(BIN)/python -m pytest -q -n 2 tests/sim/test_sim_chaos.py -k hold
