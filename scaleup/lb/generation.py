@@ -150,7 +150,7 @@ class Generation:
             [self.counters.descriptor, *self._wakers, *sockets],
             name=name,
             log=self._log,
-            settings={**self.settings.table(), "auth": "none"},  # no need of a key, whose file may be gone
+            settings=for_workers(self.settings),
             row=row,
             rows=self.settings.workers,
             sockets=[len(frontend) for frontend in self._sockets[row]],
@@ -176,6 +176,14 @@ class Generation:
     def _died(self, name: str, row: int, how: str) -> None:
         self.counters.clear_current(row)
         self._on_death(name, how)
+
+
+def for_workers(settings: LbSettings) -> dict[str, Any]:
+    """Without the files that they do not need, and that may be gone, or none of their business."""
+    table = {**settings.table(), "auth": "none", "check_ca_file": None}
+    for backend in table["backend"]:
+        backend.pop("check_ca_file", None)
+    return table
 
 
 class _Question:

@@ -11,6 +11,7 @@ up, and what was changed of it, field by field, unless the file says something n
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -84,7 +85,8 @@ class Servers:
 
     def watch(self, settings: LbSettings, source: str | None) -> None:
         """Check them, from `source`, until `rest`."""
-        self._checkers = {backend.name: self._watch(backend, source) for backend in settings.backends}
+        slots = asyncio.Semaphore(settings.max_checks)
+        self._checkers = {backend.name: self._watch(backend, source, slots) for backend in settings.backends}
 
     async def rest(self) -> None:
         await self._checks.cancel()
@@ -133,7 +135,7 @@ class Servers:
                 up.append(server is None or server.up)
         return {"up": up, "live": live}
 
-    def _watch(self, backend: BackendTable, source: str | None) -> Checker:
+    def _watch(self, backend: BackendTable, source: str | None, slots: asyncio.Semaphore) -> Checker:
         checker = Checker(
             list(self._backends[backend.name].values()),
             backend,
@@ -143,6 +145,7 @@ class Servers:
             preamble=INTRODUCTIONS[backend.send_proxy],
             error_limit=backend.error_limit if backend.observe == "layer4" else 0,
             on_error=backend.on_error,
+            slots=slots,
             on_result=partial(self._checked, backend.name),
         )
         self._checks.spawn(checker.run(), name=f"health checks of {backend.name}")

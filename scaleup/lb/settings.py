@@ -39,7 +39,8 @@ from scaleup.config import EndpointField, FileOnly, Flag, NetworkField, Seconds,
 from scaleup.config.faults import did_you_mean
 from scaleup.net.addresses import Endpoint
 from scaleup.upstream.health import OnError
-from scaleup.upstream.settings import Servers, UpstreamSettings
+from scaleup.upstream.server_settings import Servers
+from scaleup.upstream.settings import CHECKS, UpstreamSettings
 from scaleup.vrrp.settings import Election
 
 MAX_SOCKET_PATH_BYTES = 107
@@ -173,6 +174,9 @@ examples:
         le=86400,
         description="after a reload, how long sessions under the old settings may go on",
     )
+    max_checks: Annotated[int, Flag("N", CHECKS)] = Field(
+        100, ge=1, le=10_000, description="checks of all backends at a time; more wait for their turn"
+    )
     workers: Annotated[int, Flag("N", TRAFFIC)] = Field(
         1, ge=1, le=64, description="processes that relay; as many as cores is the most that helps"
     )
@@ -250,6 +254,15 @@ examples:
                 f"--workers {self.workers} with {len(self.elected)} --listen on a --vip: "
                 f"more than {MAX_ELECTED_SOCKETS} sockets for the election to guard; say fewer workers"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _can_check(self) -> Self:
+        for backend in self.backends:
+            try:
+                backend.refuse_contradictions()
+            except ValueError as error:
+                raise ValueError(f"backend {backend.name}: {error}" if self.backend else str(error)) from None
         return self
 
     @model_validator(mode="after")

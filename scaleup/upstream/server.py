@@ -54,17 +54,50 @@ class Live(NamedTuple):
         return cls(None if endpoint is None else Endpoint.parse(endpoint), *others)
 
 
+class CheckOptions(NamedTuple):
+    """What is said of one server's checks; None: as of all servers.
+
+    `inter`, `fastinter`, `downinter`, `rise`, `fall`: see `health`. `addr`, `port`: where it is checked instead.
+    """
+
+    inter: float | None = None
+    fastinter: float | None = None
+    downinter: float | None = None
+    rise: int | None = None
+    fall: int | None = None
+    addr: str | None = None
+    port: int | None = None
+
+    def elsewhere(self, endpoint: Endpoint) -> Endpoint:
+        """Where a server at `endpoint` is checked."""
+        return Endpoint(self.addr or endpoint.host, self.port or endpoint.port)
+
+
+AS_ALL = CheckOptions()
+
+
 class Server:
     """Two servers are equal only when they are the same object.
 
     `name`: as people and other nodes call it; `source` hashes it. `backup`: chosen only when no other server can
     be. `slowstart`: seconds in which its weight grows to the whole after it came up, 0: at once. `sessions`: in
-    progress, as counted by `Pool.acquire` and `Pool.release` in this process. The rest: as in `Live`.
+    progress, as counted by `Pool.acquire` and `Pool.release` in this process. `options`: of its checks. The rest:
+    as in `Live`.
     """
 
     __slots__ = (
         *("_live", "_told", "_up"),
-        *("backup", "configured", "is_named", "maxconn", "name", "sessions", "slowstart", "throttle"),
+        *(
+            "backup",
+            "configured",
+            "is_named",
+            "maxconn",
+            "name",
+            "options",
+            "sessions",
+            "slowstart",
+            "throttle",
+        ),
     )
 
     def __init__(
@@ -79,11 +112,14 @@ class Server:
         backup: bool = False,
         slowstart: float = 0.0,
         admin: Admin = "ready",
+        checked: bool = True,
+        options: CheckOptions = AS_ALL,
     ) -> None:
         self.name, self.sessions, self.backup, self.slowstart = name, sessions, backup, slowstart
+        self.options = options
         self.throttle = FULL_THROTTLE
         """Per cent of its weight that counts now; written by the pool during a slow start."""
-        self.configured = Live(endpoint, weight, maxconn, admin)
+        self.configured = Live(endpoint, weight, maxconn, admin, checked)
         """What it began with."""
         self._up = up
         self._told: Callable[[Server, bool], None] = _nobody
@@ -126,6 +162,13 @@ class Server:
     @property
     def endpoint(self) -> Endpoint | None:
         return self._live.endpoint
+
+    @property
+    def host(self) -> str:
+        """As people call it, and so its certificate: the name in its configuration, or else its address now."""
+        name = self.configured.endpoint
+        endpoint = name if name is not None and name.address is None else self.endpoint
+        return endpoint.host if endpoint is not None else ""
 
     @property
     def weight(self) -> int:
