@@ -58,7 +58,7 @@ class Generation:
     ) -> None:
         self.settings, self._log, self._sockets = settings, log, sockets
         self._on_ready, self._on_death, self._on_observed = on_ready, on_death, on_observed
-        self._servers = [(backend.name, it.name) for backend in settings.backends for it in backend.server]
+        self._servers = [(backend.name, it.name) for backend in settings.backends for it in backend.servers]
         self.counters = Counters.create(settings.workers, sizes_of(settings))
         self._wakers = [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(settings.workers)]
         self._keepers: list[Keeper] = []

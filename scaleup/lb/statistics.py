@@ -54,7 +54,7 @@ class Statistics:
         )
         for backend in settings.backends:
             taken = current = 0
-            for server in backend.server:
+            for server in backend.servers:
                 names = backend.name, server.name
                 counts = total(ServerColumn.TOTAL, names), total(ServerColumn.CURRENT, names)
                 self._trends[ServerColumn, names].see(now, *counts)

@@ -16,7 +16,7 @@ pool, which then looks at all of them once.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self, TypeGuard
 
 from scaleup.net.addresses import Endpoint
 
@@ -90,7 +90,6 @@ class Server:
         *(
             "backup",
             "configured",
-            "is_named",
             "maxconn",
             "name",
             "options",
@@ -157,17 +156,23 @@ class Server:
     def _take(self, live: Live) -> None:
         self._live = live
         self.maxconn = live.maxconn  # read with each choice, so it is at hand
-        self.is_named = live.endpoint is not None and live.endpoint.address is None
 
     @property
     def endpoint(self) -> Endpoint | None:
         return self._live.endpoint
 
     @property
+    def is_named(self) -> bool:
+        """Its address is a name, which somebody has to look up."""
+        return _is_name(self._live.endpoint)
+
+    @property
     def host(self) -> str:
         """As people call it, and so its certificate: the name in its configuration, or else its address now."""
         name = self.configured.endpoint
-        endpoint = name if name is not None and name.address is None else self.endpoint
+        endpoint = (
+            name if _is_name(name) and name.port else self.endpoint
+        )  # port 0: of services, not of hosts
         return endpoint.host if endpoint is not None else ""
 
     @property
@@ -209,6 +214,10 @@ class Server:
         if self._told is not _nobody:
             raise ValueError(f"server {self.name!r} is in another pool already")
         self._told = changed
+
+
+def _is_name(endpoint: Endpoint | None) -> TypeGuard[Endpoint]:
+    return endpoint is not None and endpoint.address is None
 
 
 def _nobody(server: Server, was_running: bool) -> None:

@@ -206,7 +206,8 @@ def _table_of(text: str) -> dict[str, Any]:
     return table
 
 
-def _distinct(servers: tuple[ServerSettings, ...]) -> tuple[ServerSettings, ...]:
+def distinct(servers: tuple[ServerSettings, ...]) -> tuple[ServerSettings, ...]:
+    """Them. Raises ValueError when two have one name."""
     seen: set[str] = set()
     for server in servers:
         if server.name in seen:
@@ -217,5 +218,5 @@ def _distinct(servers: tuple[ServerSettings, ...]) -> tuple[ServerSettings, ...]
     return servers
 
 
-Servers = Annotated[tuple[ServerSettings, ...], AfterValidator(_distinct)]
+Servers = Annotated[tuple[ServerSettings, ...], AfterValidator(distinct)]
 """Several servers, each with a name of its own. Add `Field(min_length=1)` where there must be one."""
