@@ -33,8 +33,7 @@ from scaleup.lb.settings import BackendTable
 from scaleup.lb.tcplog import Cause, Phase, termination
 from scaleup.lb.waiting import Ticket, WaitingRoom
 from scaleup.net.addresses import Endpoint
-from scaleup.net.sockets import dialling_lightly, resolve
-from scaleup.processes import Tasks
+from scaleup.net.sockets import dialling_lightly
 from scaleup.upstream.pool import Pool, Server
 
 log = logging.getLogger(__name__)
@@ -84,7 +83,6 @@ class Dialler:
         self._tallies = {id(server): tally for server, tally in zip(pool.servers, tallies, strict=True)}
         self._source = source
         self.observe = observe
-        self._tasks = Tasks()
 
     def dial(self, key: bytes | None, on_reached: OnReached, on_failed: OnFailed) -> Dial:
         """Connect to a server for the client `key` (its packed address).
@@ -100,10 +98,9 @@ class Dialler:
             raise
         return dial
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """After the last dial has ended."""
         self.waiting.close()
-        await self._tasks.cancel()
 
     def acquire(self, server: Server) -> None:
         self.pool.acquire(server)
@@ -119,21 +116,8 @@ class Dialler:
         """To count in, by ServerColumn."""
         return self._tallies[id(server)]
 
-    def resolve(self, named: Endpoint, then: Callable[[Endpoint | OSError], None]) -> None:
-        """Call `then`, later, with its address."""
-        self._tasks.spawn(self._resolve(named, then), name=f"resolve {named}")
-
     def open(self, address: Endpoint) -> SocketType:
         return dialling_lightly(address, self._source)
-
-    async def _resolve(self, endpoint: Endpoint, then: Callable[[Endpoint | OSError], None]) -> None:
-        try:
-            found: Endpoint | OSError = await resolve(endpoint)
-        except OSError as error:
-            found = error
-        except UnicodeError as error:  # a label that no host name can have
-            found = OSError(0, str(error))
-        then(found)
 
 
 class Dial:
@@ -225,19 +209,7 @@ class Dial:
         self._expect(self._dialler.settings.timeout_connect)
         endpoint = server.endpoint
         assert endpoint is not None, "one without an address is not usable"
-        if server.is_named:
-            attempt = self._failures
-            self._dialler.resolve(endpoint, lambda address: self._resolved(attempt, server, address))
-        else:
-            self._connect(server, endpoint)
-
-    def _resolved(self, attempt: int, server: Server, address: Endpoint | OSError) -> None:
-        if self.over or attempt != self._failures or self._server is not server:
-            return  # too late: the attempt is over
-        if isinstance(address, OSError):
-            self._attempt_failed(address.errno or 0, address.strerror)
-        else:
-            self._connect(server, address)
+        self._connect(server, endpoint)
 
     def _connect(self, server: Server, address: Endpoint) -> None:
         try:

@@ -58,7 +58,7 @@ class Generation:
     ) -> None:
         self.settings, self._log, self._sockets = settings, log, sockets
         self._on_ready, self._on_death, self._on_observed = on_ready, on_death, on_observed
-        self._servers = [(backend.name, it.name) for backend in settings.backends for it in backend.server]
+        self._servers = [(backend.name, it.name) for backend in settings.backends for it in backend.servers]
         self.counters = Counters.create(settings.workers, sizes_of(settings))
         self._wakers = [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(settings.workers)]
         self._keepers: list[Keeper] = []
@@ -150,7 +150,7 @@ class Generation:
             [self.counters.descriptor, *self._wakers, *sockets],
             name=name,
             log=self._log,
-            settings={**self.settings.table(), "auth": "none"},  # no need of a key, whose file may be gone
+            settings=for_workers(self.settings),
             row=row,
             rows=self.settings.workers,
             sockets=[len(frontend) for frontend in self._sockets[row]],
@@ -176,6 +176,14 @@ class Generation:
     def _died(self, name: str, row: int, how: str) -> None:
         self.counters.clear_current(row)
         self._on_death(name, how)
+
+
+def for_workers(settings: LbSettings) -> dict[str, Any]:
+    """Without the files that they do not need, and that may be gone, or none of their business."""
+    table = {**settings.table(), "auth": "none", "check_ca_file": None}
+    for backend in table["backend"]:
+        backend.pop("check_ca_file", None)
+    return table
 
 
 class _Question:

@@ -102,6 +102,7 @@ class Node:
         if self._source is not None:
             bound(Endpoint(self._source, 0), "--source").close()
         self._open_sockets(self._settings)
+        await self._servers.find(self._settings)
         self._servers.know(self._settings)
         self._generation = await self._start_generation(self._settings)
         self._tell_workers()
@@ -120,6 +121,7 @@ class Node:
     async def reload(self, settings: LbSettings) -> None:
         """Serve by other settings from now on. Raises ScaleUpError; then nothing has changed."""
         self._refuse_what_needs_a_restart(settings)
+        await self._servers.find(settings)
         opened = self._open_sockets(settings)
         try:
             new = await self._start_generation(settings)

@@ -1,8 +1,8 @@
 """The node's servers: what is known of each, who watches them, and what the workers are told.
 
-The node alone knows: its checks write `up`, and whoever operates it, or resolves names, exchanges `live` by
-`change`. Workers are told the whole of both, not what changed, so it does not matter what a worker missed that was
-just started. Of `live` they are told where it is not as in their configuration, which they have.
+The node alone knows: its checks write `up`; whoever operates it exchanges `live` by `change`, and `discovery` does
+where names are looked up. Workers are told the whole of both, not what changed, so it does not matter what a worker
+missed that was just started. Of `live` they are told where it is not as in their configuration, which they have.
 
 A reload keeps what is known of a server that has the same name and address in both configurations: whether it is
 up, and what was changed of it, field by field, unless the file says something new of that field
@@ -11,11 +11,13 @@ up, and what was changed of it, field by field, unless the file says something n
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
+from scaleup.lb.discovery import Discovery, Moves
 from scaleup.lb.settings import BackendTable, LbSettings
 from scaleup.net.proxy_protocol import v2_local
 from scaleup.processes import Tasks
@@ -49,6 +51,8 @@ class Servers:
         self._checkers: dict[str, Checker] = {}  # of each backend
         self._known: set[Server] = set()  # those whose state was known before a reload
         self._checks = Tasks()
+        self._discovery = Discovery(self._move, now)
+        self._is_changing = False  # several at once
 
     @property
     def backends(self) -> Mapping[str, Mapping[str, Server]]:
@@ -66,41 +70,73 @@ class Servers:
     def histories(self) -> Iterable[History]:
         return self._histories.values()
 
+    async def find(self, settings: LbSettings) -> None:
+        """Before they are known: look their names up, as far as that can be done soon."""
+        await self._discovery.find(settings)
+
     def know(self, settings: LbSettings) -> None:
         """From now on these are the servers; those that we knew keep what is known of them."""
         before, self._known = self._backends, set()
         self._backends = {
-            backend.name: {server.name: server.server() for server in backend.server}
+            backend.name: {server.name: server.server() for server in backend.servers}
             for backend in settings.backends
         }
-        for backend, servers in self._backends.items():
-            for name, server in servers.items():
-                old = before.get(backend, {}).get(name)
-                if old is not None and old.configured.endpoint == server.configured.endpoint:
-                    server.up = old.up
-                    server.inherit(old)
-                    self._known.add(server)
+        kept = [
+            (old, server)
+            for backend, servers in self._backends.items()
+            for name, server in servers.items()
+            if (old := before.get(backend, {}).get(name)) is not None
+            and old.configured.endpoint == server.configured.endpoint
+        ]
+        for old, server in kept:
+            server.inherit(old)
+        self._discovery.know(settings, self._backends)
+        for old, server in kept:
+            if old.endpoint == server.endpoint:
+                server.up = old.up
+                self._known.add(server)
         self._remember()
 
     def watch(self, settings: LbSettings, source: str | None) -> None:
-        """Check them, from `source`, until `rest`."""
-        self._checkers = {backend.name: self._watch(backend, source) for backend in settings.backends}
+        """Check them, from `source`, and look their names up, until `rest`."""
+        slots = asyncio.Semaphore(settings.max_checks)
+        self._checkers = {backend.name: self._watch(backend, source, slots) for backend in settings.backends}
+        self._discovery.watch(settings)
 
     async def rest(self) -> None:
+        await self._discovery.rest()
         await self._checks.cancel()
 
     def change(self, backend: str, server: Server, live: Live) -> None:
-        """By an operator, or a resolver of names. Sessions stay where they are."""
+        """By an operator. Sessions stay where they are."""
+        if live != server.live:
+            self._change(backend, server, live)
+            self._settle()
+
+    def _move(self, moves: Moves) -> None:
+        """By a resolver of names; all of them are told at once."""
+        self._is_changing = True
+        try:
+            for backend, server, endpoint in moves:
+                self._change(backend, server, server.live._replace(endpoint=endpoint))
+        finally:
+            self._is_changing = False
+        if moves:
+            self._settle()
+
+    def _change(self, backend: str, server: Server, live: Live) -> None:
         before = server.live
-        if live == before:
-            return
         server.live = live
-        self._remember()
         log.info("server %s/%s: %s", backend, server.name, _difference(before, live))
         self._event("server", backend=backend, server=server.name, live=live.as_list())
         if checker := self._checkers.get(backend):
             checker.live_changed(server, before)
-        self._tell()
+
+    def _settle(self) -> None:
+        """Something has changed: remember it, and tell the workers."""
+        if not self._is_changing:
+            self._remember()
+            self._tell()
 
     def force(self, backend: str, server: Server, up: bool) -> None:
         """An operator says that it is up, or down; its checks go on."""
@@ -120,20 +156,20 @@ class Servers:
     def state(self, settings: LbSettings) -> dict[str, Any]:
         """What workers under these settings are told of each server, by its number: whether it is `up`, and `live`.
 
-        One that we know no more is taken for what it was: only old workers ask for it.
+        Of one that we know no more, None: nothing new. Only old workers ask for it.
         """
-        up: list[bool] = []
+        up: list[bool | None] = []
         live: list[tuple[int, list[Any]]] = []
         for backend in settings.backends:
             known = self._backends.get(backend.name, {})
-            for configured in backend.server:
+            for configured in backend.servers:
                 server = known.get(configured.name)
                 if server is not None and server.live != configured.live:
                     live.append((len(up), server.live.as_list()))
-                up.append(server is None or server.up)
+                up.append(None if server is None else server.up)
         return {"up": up, "live": live}
 
-    def _watch(self, backend: BackendTable, source: str | None) -> Checker:
+    def _watch(self, backend: BackendTable, source: str | None, slots: asyncio.Semaphore) -> Checker:
         checker = Checker(
             list(self._backends[backend.name].values()),
             backend,
@@ -143,6 +179,7 @@ class Servers:
             preamble=INTRODUCTIONS[backend.send_proxy],
             error_limit=backend.error_limit if backend.observe == "layer4" else 0,
             on_error=backend.on_error,
+            slots=slots,
             on_result=partial(self._checked, backend.name),
         )
         self._checks.spawn(checker.run(), name=f"health checks of {backend.name}")
@@ -154,9 +191,8 @@ class Servers:
             self._histories[backend, server.name].went_down += 1
             if not any(it.usable for it in self._backends[backend].values()):
                 self._histories[backend,].went_down += 1
-        self._remember()
         self._event("server", backend=backend, server=server.name, up=change.up, reason=change.reason)
-        self._tell()
+        self._settle()
 
     def _checked(self, backend: str, server: Server, result: Result) -> None:
         if result.passed is False and server.up:

@@ -28,6 +28,8 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    PlainSerializer,
+    PlainValidator,
     field_validator,
     model_validator,
 )
@@ -46,7 +48,10 @@ from scaleup.config.faults import did_you_mean
 from scaleup.net.addresses import Endpoint
 from scaleup.processes.privileges import known_group, known_user
 from scaleup.upstream.health import OnError
-from scaleup.upstream.settings import Servers, UpstreamSettings
+from scaleup.upstream.host_names import DNS_PORT
+from scaleup.upstream.server_settings import Servers, ServerSettings, distinct_servers
+from scaleup.upstream.settings import CHECKS, UpstreamSettings
+from scaleup.upstream.template import MAX_SLOTS, ServerTemplates
 from scaleup.vrrp.election import Election
 
 MAX_SOCKET_PATH_BYTES = 107
@@ -55,6 +60,9 @@ TRAFFIC = "traffic"
 LIMITS = "limits and time-outs"
 MAX_WORKERS = 64
 CORES = min(MAX_WORKERS, len(os.sched_getaffinity(0)))
+NAMES = "servers by name"
+MAX_NAMED_SERVERS = MAX_SLOTS
+"""The workers are told the addresses of all of them in one message (scaleup.processes.channel)."""
 MAX_ELECTED_SOCKETS = 128
 """The vrrp process is handed all of them in one message (scaleup.processes.channel)."""
 
@@ -103,6 +111,9 @@ class BackendFields(UpstreamSettings):
     server: Annotated[Servers, Flag("[NAME=]HOST:PORT[,weight=N][,maxconn=N]", TRAFFIC)] = Field(
         (), description="a server of the backend; repeatable"
     )
+    server_template: Annotated[ServerTemplates, Flag("'PREFIX N|A-B NAME:PORT[,…]'", TRAFFIC)] = Field(
+        (), description="servers for the addresses of a name, or of SRV records (without a port); repeatable"
+    )
     send_proxy: Annotated[Literal["off", "v1", "v2"], Flag(None, TRAFFIC)] = Field(
         "off", description="tell servers by a PROXY header who the client is; they must expect it"
     )
@@ -136,6 +147,31 @@ class BackendFields(UpstreamSettings):
     timeout_server_fin: Annotated[Seconds, Flag("SECONDS", LIMITS)] = Field(
         50.0, description="inactivity of the server once the client has finished sending"
     )
+
+    @property
+    def servers(self) -> tuple[ServerSettings, ...]:
+        """All of them, in their order: those of templates last."""
+        return self.server + tuple(server for template in self.server_template for server in template.servers)
+
+    @model_validator(mode="after")
+    def _servers_can_be_told_apart(self) -> Self:
+        distinct_servers(self.servers)
+        return self
+
+
+def _resolver(value: object) -> Endpoint:
+    endpoint = value if isinstance(value, Endpoint) else Endpoint.parse(str(value), DNS_PORT)
+    if endpoint.address is None or endpoint.port == 0:
+        raise ValueError(
+            f"{value!r} is no address: write that of a name server, with :PORT if it is not {DNS_PORT}"
+        )
+    return endpoint
+
+
+ResolverField = Annotated[
+    Endpoint, PlainValidator(_resolver, json_schema_input_type=str), PlainSerializer(str)
+]
+"""ADDRESS or ADDRESS:PORT."""
 
 
 class FrontendTable(NamedTable, FrontendFields):
@@ -172,6 +208,28 @@ examples:
         ge=0,
         le=86400,
         description="after a reload, how long sessions under the old settings may go on",
+    )
+    resolver: Annotated[tuple[ResolverField, ...], Flag("ADDRESS[:PORT]", NAMES)] = Field(
+        (),
+        description="ask this name server (default: /etc/hosts, then those of /etc/resolv.conf); repeatable",
+    )
+    resolve_prefer: Annotated[Literal["ipv4", "ipv6"], Flag(None, NAMES)] = Field(
+        "ipv4", description="of a name that has addresses of both kinds; with --source only its kind counts"
+    )
+    hold_nx: Annotated[float, Flag("SECONDS", NAMES)] = Field(
+        30.0,
+        ge=0,
+        le=86400,
+        description="how long servers keep their addresses when the name has none any more",
+    )
+    hold_obsolete: Annotated[float, Flag("SECONDS", NAMES)] = Field(
+        0.0,
+        ge=0,
+        le=86400,
+        description="how long a server keeps an address that is not among the name's any more",
+    )
+    max_checks: Annotated[int, Flag("N", CHECKS)] = Field(
+        100, ge=1, le=10_000, description="checks of all backends at a time; more wait for their turn"
     )
     workers: Annotated[int, Flag("N", TRAFFIC)] = Field(
         CORES,
@@ -214,12 +272,12 @@ examples:
                 raise ValueError(
                     "listen is not set: say --listen, SCALEUP_LB_LISTEN or the key 'listen' of [lb]"
                 )
-            if not self.server:
+            if not self.servers:
                 raise ValueError(
                     "server is not set: say --server, SCALEUP_LB_SERVER or the key 'server' of [lb]"
                 )
             return self
-        if self.listen or self.server:
+        if self.listen or self.servers:
             raise ValueError(
                 "listen and server say one proxy, [[lb.frontend]] and [[lb.backend]] several: "
                 "write one or the other"
@@ -236,7 +294,7 @@ examples:
                 hint = did_you_mean(frontend.backend, backends)
                 raise ValueError(f"frontend {frontend.name}: there is no backend {frontend.backend!r}{hint}")
         for backend in self.backend:
-            if not backend.server:
+            if not backend.servers:
                 raise ValueError(f"backend {backend.name}: it has no server")
         if not self.frontend:
             raise ValueError("there is a [[lb.backend]] and no [[lb.frontend]]: nobody can connect")
@@ -262,8 +320,23 @@ examples:
         return self
 
     @model_validator(mode="after")
+    def _can_check(self) -> Self:
+        for backend in self.backends:
+            try:
+                backend.refuse_contradictions()
+            except ValueError as error:
+                raise ValueError(f"backend {backend.name}: {error}" if self.backend else str(error)) from None
+        return self
+
+    @model_validator(mode="after")
     def _can_dial(self) -> Self:
-        for server in (server for backend in self.backends for server in backend.server):
+        servers = [server for backend in self.backends for server in backend.servers]
+        named = [server for server in servers if server.address.address is None]
+        if len(named) > MAX_NAMED_SERVERS:
+            raise ValueError(
+                f"{len(named)} servers by name: {MAX_NAMED_SERVERS} can be; make the templates smaller"
+            )
+        for server in servers:
             address = server.address.address
             if self.source and address and address.version != self.source.version:
                 raise ValueError(f"--server {server.address} cannot be reached from --source {self.source}")

@@ -59,6 +59,9 @@ _CHECK_NUMBERS = {
     "L4OK": 6,
     "L4TOUT": 7,
     "L4CON": 8,
+    "L6OK": 9,
+    "L6TOUT": 10,
+    "L6RSP": 11,
     "L7TOUT": 12,
     "L7RSP": 13,
     "L7OK": 15,
@@ -81,18 +84,20 @@ def show_servers_state(control: Control, words: Sequence[str]) -> str:
     ]
     for row, server in _server_rows(control, words):
         live, code = server.live, row.check_status
-        host = str(live.endpoint.host) if live.endpoint else "-"
-        named = host if server.is_named else "-"
+        host, name = live.endpoint.host if live.endpoint else "-", server.configured.endpoint
+        named, service = "-", "-"
+        if name is not None and name.address is None:
+            named, service = (name.host, "-") if name.port else ("-", name.host)
         running = 2 if server.running else 0
         admin = _MAINT * (live.admin == "maint") | _DRAIN * (live.admin == "drain")
         admin |= _NO_ADDRESS * (live.endpoint is None)
         checks = _CONFIGURED | _ENABLED * live.checked | _PAUSED * (not live.serves)
-        result = 0 if code in (None, "SOCKERR") else _PASSED if code in ("L4OK", "L7OK") else _FAILED
+        result = 0 if code in (None, "SOCKERR") else _PASSED if code in ("L4OK", "L6OK", "L7OK") else _FAILED
         lines.append(
-            f"{row.iid} {row.pxname} {row.sid} {row.svname} {'-' if server.is_named else host} {running} {admin} "
+            f"{row.iid} {row.pxname} {row.sid} {row.svname} {host} {running} {admin} "
             f"{live.weight} {server.configured.weight} {row.lastchg} "
             f"{_CHECK_NUMBERS.get(code or '', _UNKNOWN_CHECK)} {result} {row.check_health} {checks} 0 0 0 {named} "
-            f"{live.endpoint.port if live.endpoint else 0} - 0 0 - - 0"
+            f"{live.endpoint.port if live.endpoint else 0} {service} 0 0 - - 0"
         )
     return "\n".join(lines) + "\n"
 

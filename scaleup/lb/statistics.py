@@ -54,7 +54,7 @@ class Statistics:
         )
         for backend in settings.backends:
             taken = current = 0
-            for server in backend.server:
+            for server in backend.servers:
                 names = backend.name, server.name
                 counts = total(ServerColumn.TOTAL, names), total(ServerColumn.CURRENT, names)
                 self._trends[ServerColumn, names].see(now, *counts)
@@ -208,6 +208,7 @@ class Statistics:
         current, total = count(ServerColumn.CURRENT), count(ServerColumn.TOTAL)
         failed, retried = count(ServerColumn.CONNECT_ERRORS), count(ServerColumn.RETRIES)
         redispatched = count(ServerColumn.REDISPATCHES)
+        rise, fall = server.options.rise or backend.rise, server.options.fall or backend.fall
         return ServerRow(
             pxname=backend.name,
             svname=server.name,
@@ -223,7 +224,7 @@ class Statistics:
             econ=max(0, failed - retried - redispatched),
             wretr=retried,
             wredis=redispatched,
-            status=status(server, level if server.live.checked else None, backend.rise, backend.fall),
+            status=status(server, level if server.live.checked else None, rise, fall),
             weight=server.weight,
             uweight=server.weight,
             act=int(not server.backup),
@@ -246,8 +247,8 @@ class Statistics:
             lastsess=self._ago(trend),
             last_chk=last.detail if last else None,
             check_desc=CHECK_DESCRIPTIONS[last.code] if last else None,
-            check_rise=backend.rise,
-            check_fall=backend.fall,
+            check_rise=rise,
+            check_fall=fall,
             check_health=level or 0,
             addr=str(server.endpoint) if server.endpoint else None,
             connect=total + failed,

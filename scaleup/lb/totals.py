@@ -29,7 +29,7 @@ def names_of(settings: LbSettings, columns: type[Column]) -> Sequence[Names]:
         return [(frontend.name,) for frontend in settings.frontends]
     if columns is BackendColumn:
         return [(backend.name,) for backend in settings.backends]
-    return [(backend.name, server.name) for backend in settings.backends for server in backend.server]
+    return [(backend.name, server.name) for backend in settings.backends for server in backend.servers]
 
 
 class Totals:

@@ -120,14 +120,15 @@ class Worker:
     def _learn(
         self,
         active: bool,
-        up: Sequence[bool],
+        up: Sequence[bool | None],
         live: Sequence[tuple[int, list[Any]]],
         maxconn: Sequence[int],
     ) -> None:
         changed = {number: Live.from_list(fields) for number, fields in live}
         for number, (server, is_up) in enumerate(zip(self._servers, up, strict=True)):
-            server.up = is_up
-            server.live = changed.get(number, server.configured)
+            if is_up is not None:
+                server.up = is_up
+                server.live = changed.get(number, server.configured)
         self._wake()
         self._limit(maxconn)
         if not active:
@@ -180,7 +181,7 @@ class Worker:
         # Its own end takes 15 ms more, in which nobody would serve.
         self._process.tell_parent("free")
         for backend in self._backends:
-            await backend.dialler.close()
+            backend.dialler.close()
         for frontend in self._frontends:
             frontend.acceptor.close()
         self._observer.close()
@@ -226,7 +227,10 @@ class Worker:
 
     def _make_backend(self, index: int, settings: BackendTable) -> Backend:
         counters = self._counters
-        servers = [server.server() for server in settings.server]
+        servers = [server.server() for server in settings.servers]
+        for server in servers:
+            if server.is_named:
+                server.change(endpoint=None)  # the node looks it up
         numbers = range(len(self._servers), len(self._servers) + len(servers))
         self._servers += servers
         sessions = {
@@ -284,7 +288,7 @@ class Worker:
 
 def sizes_of(settings: LbSettings) -> Sizes:
     """Of the counters."""
-    servers = sum(len(backend.server) for backend in settings.backends)
+    servers = sum(len(backend.servers) for backend in settings.backends)
     return Sizes(len(settings.frontends), len(settings.backends), servers)
 
 

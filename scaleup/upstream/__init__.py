@@ -7,9 +7,14 @@ and for the web tier, which picks an application server for each request.
     algorithm ●  what these are; and they: turns ●, ranking ●, draws ●, ring ●
     health ●     whether one server is up: checks passed and failed in a row, and when the next one is due
     history ●    since when a server is up or down, and how often it went down
-    probe        one check on the wire: connect, or GET and its status, or a login (`mysql`)
+    healthcheck ●  what a check does, and which answer is good
+    probe        one check on the wire: connect, or ask and look at the status, or a login (`mysql`); in TLS or
+                 without (`stream`)
     checks       the checks of all servers, side by side, until cancelled
-    settings     all this as flags, environment and cluster.toml
+    slots ●      which server has which of the addresses of a name
+    names        those addresses, from the DNS (`name_servers`) or as this host is configured (`host_names` ●)
+    settings     all this as flags, environment and cluster.toml; a server of it: `server_settings`,
+                 several of one name: `template`
 
 That is also the reading order; ● is pure: time and randomness are passed in. Choosing and watching meet
 in one place, `Server.up`: checks write it, the pool reads it. In the load balancer they are even

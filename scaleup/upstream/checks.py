@@ -1,12 +1,13 @@
 """Watching servers: their checks, run side by side.
 
 The shell around `health`: for each server a task waits until its deadline, makes the check (`probe`) and
-hands the result to its Health, which decides. At most `concurrency` checks are in progress at a time; the
-rest wait their turn, and the time-out of a check starts when its turn comes. A server in maintenance is not
-checked, nor one without an address. When it returns, and when it has got another address, what was known of it
+hands the result to its Health, which decides. At most so many checks as there are `slots` are in progress at a
+time; the rest wait their turn, and the time-out of a check starts when its turn comes. A server in maintenance is
+not checked, nor one without an address. When it returns, and when it has got another address, what was known of it
 says nothing any more: its checks start anew, as soon as one in progress has ended (`live_changed`).
 
-Whoever serves clients tells of their connections, too (`connection_failed`, `connection_made`): see `health`.
+Whoever serves clients tells of their connections, too (`connection_failed`, `connection_made`): see `health`. They
+count only for a server that is checked, as in HAProxy: nothing else would bring it up again.
 
 `run` owns its tasks: when it is cancelled, all checks are broken off and their sockets closed before it
 returns; an error in one of them, which is an error of ours, ends it with that error, so that
@@ -24,17 +25,21 @@ from scaleup.upstream.health import Change, Health, OnError
 from scaleup.upstream.probe import Result, probe
 from scaleup.upstream.server import Live, Server
 from scaleup.upstream.settings import UpstreamSettings
+from scaleup.upstream.stream import context_of
 
 log = logging.getLogger(__name__)
+
+
+CONCURRENCY = 100
+"""Far below any limit on descriptors; with the default time-out that is still 50 hanging servers a second."""
 
 
 class Checker:
     """Keeps `up` of each server true, logs each change and then tells `on_change`; `on_result` hears of each check.
 
-    `source`: our IP address to check from. `random()`: 0 ≤ it < 1, for offsets and jitter. `concurrency`:
-    checks at a time; 32 is far below any limit on descriptors, and with the default time-out still checks
-    32 hanging servers every 2 s. `error_limit`, `on_error`: see `Health`. `known`: those whose `up` is known
-    from an earlier Checker. `preamble`: what a check sends first.
+    `source`: our IP address to check from. `random()`: 0 ≤ it < 1, for offsets and jitter. `slots`: for checks in
+    progress, perhaps shared with others; by default CONCURRENCY of its own. `error_limit`, `on_error`: see
+    `Health`. `known`: those whose `up` is known from an earlier Checker. `preamble`: what a check sends first.
     """
 
     def __init__(
@@ -45,7 +50,7 @@ class Checker:
         *,
         source: str | None = None,
         random: Callable[[], float] = stdlib_random.random,
-        concurrency: int = 32,
+        slots: asyncio.Semaphore | None = None,
         error_limit: int = 0,
         on_error: OnError = "fail-check",
         known: Container[Server] = (),
@@ -58,7 +63,9 @@ class Checker:
         self._on_change = on_change
         self._source = source
         self._random = random
-        self._slots = asyncio.Semaphore(concurrency)
+        self._slots = slots or asyncio.Semaphore(CONCURRENCY)
+        self._check = settings.check
+        self._context = None if self._check.tls is None else context_of(self._check.tls)
         self._error_limit, self._on_error, self._known = error_limit, on_error, known
         self._preamble = preamble
         self._watches: dict[Server, _Watch] = {}
@@ -76,7 +83,7 @@ class Checker:
     def force(self, server: Server, up: bool) -> None:
         """An operator says so; checks go on, and may find something else."""
         if (watch := self._watches.get(server)) and server.up != up:
-            watch.health = self._new_health(known=True, up=up)
+            watch.health = self._new_health(server, known=True, up=up)
             watch.look_again()
             self._apply(server, Change(up, "an operator says so"))
 
@@ -87,7 +94,7 @@ class Checker:
 
     def connection_failed(self, server: Server, reason: str) -> None:
         """A client's connection did not reach it, and that was no fault of ours."""
-        if watch := self._watches.get(server):
+        if (watch := self._watches.get(server)) and server.live.checked:
             due = watch.health.deadline
             change = watch.health.connection_failed(asyncio.get_running_loop().time(), reason)
             if watch.health.deadline < due:
@@ -100,7 +107,7 @@ class Checker:
         now, watch = server.live, self._watches.get(server)
         if watch is None or not now.serves or (before.serves and before.endpoint == now.endpoint):
             return
-        watch.health = self._new_health(known=False, up=True)
+        watch.health = self._new_health(server, known=False, up=True)
         watch.health.deadline = asyncio.get_running_loop().time()
         watch.last = None
         watch.look_again()
@@ -111,20 +118,22 @@ class Checker:
         """Check until cancelled (with no servers there is nothing to do, and it returns)."""
         async with asyncio.TaskGroup() as group:
             for server in self._servers:
-                watch = self._watches[server] = _Watch(self._new_health(server in self._known, server.up))
+                watch = self._watches[server] = _Watch(
+                    self._new_health(server, server in self._known, server.up)
+                )
                 server.up = watch.health.up
                 group.create_task(self._watch(server, watch), name=f"check {server.name}")
 
-    def _new_health(self, known: bool, up: bool) -> Health:
-        settings = self._settings
+    def _new_health(self, server: Server, known: bool, up: bool) -> Health:
+        settings, own = self._settings, server.options
         return Health(
-            inter=settings.inter,
-            rise=settings.rise,
-            fall=settings.fall,
+            inter=own.inter or settings.inter,
+            rise=own.rise or settings.rise,
+            fall=own.fall or settings.fall,
             now=asyncio.get_running_loop().time(),
             random=self._random,
-            fastinter=settings.fastinter,
-            downinter=settings.downinter,
+            fastinter=own.fastinter or settings.fastinter,
+            downinter=own.downinter or settings.downinter,
             error_limit=self._error_limit,
             on_error=self._on_error,
             known=up if known else None,
@@ -132,7 +141,6 @@ class Checker:
 
     async def _watch(self, server: Server, watch: _Watch) -> None:
         loop = asyncio.get_running_loop()
-        settings = self._settings
         was_made = True
         while True:
             await watch.due()
@@ -142,11 +150,13 @@ class Checker:
                 continue
             async with self._slots:
                 result = await probe(
-                    endpoint,
-                    settings.health_check,
-                    timeout=settings.check_timeout,
+                    server.options.elsewhere(endpoint),
+                    self._check,
+                    timeout=self._settings.check_timeout,
                     source=self._source,
                     preamble=self._preamble,
+                    name=server.host,
+                    context=self._context,
                 )
             if watch.health is not health:
                 continue  # it speaks of an address that the server has no more

@@ -1,15 +1,10 @@
-"""One check of one server: connect, perhaps ask, and say what came of it.
-
-    tcp        the server accepts a connection
-    http:PATH  it answers `GET PATH` with a status 2xx or 3xx
-    mysql      it lets a user without a password log in (`mysql`); with ?wsrep_ready a Galera node is in sync,
-               with ?read_only=0 it takes writes
+"""One check of one server: connect, perhaps ask, and say what came of it (`healthcheck` says what can be asked).
 
 The result carries HAProxy's code: L4… speaks of the connection (OK, CON: refused or unreachable, TOUT: no
-answer), L7… of what was said on it (OK, STS: a status that is not wanted, RSP: not HTTP, or broken off,
-TOUT: no status line in time). SOCKERR is our own failure, before the server was even asked: no descriptor
-left, a name that does not resolve, a source address that we do not have. It counts neither way: running
-out of descriptors must not take all servers down.
+answer), L6… of TLS (OK, RSP: no agreement, or not the certificate that it has to be, TOUT), L7… of what was said
+on it (OK, STS: a status that is not wanted, RSP: not HTTP, or broken off, TOUT: no status line in time). SOCKERR is
+our own failure, before the server was even asked: no descriptor left, a name that does not resolve, a source
+address that we do not have. It counts neither way: running out of descriptors must not take all servers down.
 
 One time-out spans the whole check, so that a server which sends a byte now and then does not pass. Of the
 answer only the first 13 bytes matter, so only they are kept.
@@ -29,6 +24,7 @@ import asyncio
 import os
 import re
 import socket
+import ssl
 import struct
 from dataclasses import dataclass
 from functools import lru_cache
@@ -37,8 +33,12 @@ from typing import Literal
 from scaleup.net.addresses import Endpoint
 from scaleup.net.sockets import connect, dialling, resolve
 from scaleup.upstream import mysql
+from scaleup.upstream.healthcheck import HealthCheck
+from scaleup.upstream.stream import Plain, Secure, Stream
 
-Code = Literal["L4OK", "L4CON", "L4TOUT", "L7OK", "L7STS", "L7RSP", "L7TOUT", "SOCKERR"]
+Code = Literal[
+    "L4OK", "L4CON", "L4TOUT", "L6OK", "L6RSP", "L6TOUT", "L7OK", "L7STS", "L7RSP", "L7TOUT", "SOCKERR"
+]  # fmt: skip
 
 DRAIN_S = 0.2
 """How long a server that has answered may take to close: a local network's round trips, not more."""
@@ -46,74 +46,9 @@ DRAIN_S = 0.2
 DRAIN_BYTES = 65536
 """How much more of the answer is read, and thrown away: a health page, not a download."""
 
-MYSQL_USER = "haproxy"
-"""As HAProxy's manual calls the user for its check: so it is there already."""
-
 _STATUS_LINE = re.compile(rb"HTTP/1\.[0-9] ([1-9][0-9][0-9])[ \r\n]")  # RFC 9112 §4, as far as it matters
-_MYSQL = re.compile(
-    r"mysql(?::([A-Za-z0-9_.-]{1,32}))?(?:\?((?:wsrep_ready|read_only=[01])(?:&(?:wsrep_ready|read_only=[01]))*))?"
-)
 _ANY_STATUS_LINE = b"HTTP/1.1 200 "
 _RESET, _ORDERLY = struct.pack("ii", 1, 0), struct.pack("ii", 0, 0)  # for SO_LINGER
-
-
-@dataclass(frozen=True, slots=True)
-class HealthCheck:
-    """What a check does. `path`: for http, what to GET: "/healthz", "/ready?deep=1".
-
-    For mysql, `user`: who logs in; `wsrep_ready`: it has to be ON; `read_only`: what it has to be, None: either.
-    """
-
-    kind: Literal["tcp", "http", "mysql"]
-    path: str = ""
-    user: str = ""
-    wsrep_ready: bool = False
-    read_only: bool | None = None
-
-    @classmethod
-    def parse(cls, text: str) -> HealthCheck:
-        """Read `tcp`, `http:PATH` or `mysql[:USER][?wsrep_ready][&read_only=0|1]`.
-
-        Raises ValueError that says what to write instead.
-        """
-        kind, colon, path = text.strip().partition(":")
-        if kind == "tcp" and not colon:
-            return cls("tcp")
-        if kind.partition("?")[0] == "mysql":
-            return cls._parse_mysql(text.strip())
-        if kind != "http":
-            raise ValueError(
-                f"{text!r} is not a health check: write tcp, http:PATH or mysql:USER, for example http:/healthz"
-            )
-        if not path.startswith("/"):
-            raise ValueError(
-                f"{text!r} has no path: write http:PATH with a leading slash, for example http:/healthz"
-            )
-        if not path.isascii() or not path.isprintable() or set(path) & set(" #"):
-            raise ValueError(
-                f"the path in {text!r} cannot be sent: write spaces, # and non-ASCII letters as %XX"
-            )
-        return cls("http", path)
-
-    @classmethod
-    def _parse_mysql(cls, text: str) -> HealthCheck:
-        found = _MYSQL.fullmatch(text)
-        wanted = found[2].split("&") if found and found[2] else []
-        if not found or len(set(wanted)) < len(wanted) or {"read_only=0", "read_only=1"} <= set(wanted):
-            raise ValueError(
-                f"{text!r} is not a check of MySQL: write mysql, mysql:USER or mysql:USER?wsrep_ready&read_only=0"
-            )
-        read_only = "read_only=1" in wanted if any("read_only" in one for one in wanted) else None
-        return cls("mysql", "", found[1] or MYSQL_USER, "wsrep_ready" in wanted, read_only)
-
-    def __str__(self) -> str:
-        if self.kind == "http":
-            return f"http:{self.path}"
-        if self.kind == "tcp":
-            return "tcp"
-        wanted = ["wsrep_ready"] * self.wsrep_ready
-        wanted += [] if self.read_only is None else [f"read_only={self.read_only:d}"]
-        return f"mysql:{self.user}{'?' if wanted else ''}{'&'.join(wanted)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +63,7 @@ class Result:
     @property
     def passed(self) -> bool | None:
         """Whether the server is fine; None when the check could not be made."""
-        return None if self.code == "SOCKERR" else self.code in ("L4OK", "L7OK")
+        return None if self.code == "SOCKERR" else self.code in ("L4OK", "L6OK", "L7OK")
 
     def __str__(self) -> str:
         return f"{self.code} {self.detail} ({self.seconds * 1000:.0f} ms)"
@@ -141,13 +76,17 @@ async def probe(
     timeout: float,
     source: str | None = None,
     preamble: bytes = b"",
+    name: str = "",
+    context: ssl.SSLContext | None = None,
 ) -> Result:
     """Check a server once. Never raises for what a server or a network can do.
 
-    `timeout`: seconds for all of it. `source`: our IP address to connect from. `preamble`: sent first.
+    `timeout`: seconds for all of it. `source`: our IP address to connect from. `preamble`: sent first. `name`: what
+    the server's host is called, if not as in `endpoint`. `context`: for a check in TLS (`stream.context_of`).
     """
     loop = asyncio.get_running_loop()
     began = loop.time()
+    name = name or endpoint.host
     connection: socket.socket | None = None
     on_timeout: Code = "SOCKERR"
     on_error: Code = "SOCKERR"
@@ -162,20 +101,28 @@ async def probe(
                 await connect(connection, address)
                 if preamble:
                     await loop.sock_sendall(connection, preamble)
-                if check.kind == "tcp":
-                    return Result("L4OK", "connected", loop.time() - began)
-                on_timeout, on_error = "L7TOUT", "L7RSP"
-                if check.kind == "mysql":
-                    code, detail = await _ask_mysql(connection, check)
-                else:
-                    code, detail, status = await _ask(connection, endpoint, check.path)
+                stream: Stream = Plain(connection)
+                code: Code = "L4OK"
+                detail = "connected"
+                if check.tls is not None:
+                    assert context is not None, "a check in TLS needs a context"
+                    on_timeout, on_error = "L6TOUT", "L6RSP"
+                    stream = secure = Secure(connection, context, check.tls.sni or _host_of(check) or name)
+                    code, detail = "L6OK", await secure.shake_hands()
+                if check.kind != "tcp":
+                    on_timeout, on_error = "L7TOUT", "L7RSP"
+                    if check.kind == "mysql":
+                        code, detail = await _ask_mysql(connection, check)
+                    else:
+                        host = check.host or str(Endpoint(name, endpoint.port))
+                        code, detail, status = await _ask(stream, check, host)
         except TimeoutError:
             return Result(on_timeout, f"no answer within {timeout:g} s", loop.time() - began)
         except OSError as error:
             return Result(on_error, _reason(error), loop.time() - began)
         result = Result(code, detail, loop.time() - began, status)
-        if code != "L7RSP":
-            await _let_it_finish(connection)
+        if code not in ("L4OK", "L7RSP"):
+            await _let_it_finish(connection, stream)
         return result
     finally:
         if connection is not None:
@@ -187,20 +134,27 @@ def _is_address(host: str) -> bool:
     return Endpoint(host, 0).address is not None
 
 
-async def _ask(connection: socket.socket, endpoint: Endpoint, path: str) -> tuple[Code, str, int | None]:
-    loop = asyncio.get_running_loop()
-    request = f"GET {path} HTTP/1.1\r\nHost: {endpoint}\r\nConnection: close\r\nUser-Agent: ScaleUp\r\n\r\n"
-    await loop.sock_sendall(connection, request.encode("ascii"))
+def _host_of(check: HealthCheck) -> str:
+    """Of its Host field, without the port; empty: it says none."""
+    return Endpoint.parse(check.host, 0).host if check.host else ""
+
+
+async def _ask(stream: Stream, check: HealthCheck, host: str) -> tuple[Code, str, int | None]:
+    fields = [f"Host: {host}", "Connection: close", "User-Agent: ScaleUp"]
+    if check.method == "POST":
+        fields.append("Content-Length: 0")
+    request = "\r\n".join([f"{check.method} {check.path} HTTP/1.1", *fields, "", ""])
+    await stream.send(request.encode("ascii"))
     answer = b""
     try:
         while (status := status_of(answer)) is None:
-            more = await loop.sock_recv(connection, len(_ANY_STATUS_LINE) - len(answer))
+            more = await stream.receive(len(_ANY_STATUS_LINE) - len(answer))
             if not more:
                 return "L7RSP", f"closed after {len(answer)} bytes of an answer", None
             answer += more
     except ValueError as error:
         return "L7RSP", str(error), None
-    return ("L7OK" if 200 <= status < 400 else "L7STS"), f"status {status}", status
+    return ("L7OK" if status in check.expect else "L7STS"), f"status {status}", status
 
 
 async def _ask_mysql(connection: socket.socket, check: HealthCheck) -> tuple[Code, str]:
@@ -237,17 +191,22 @@ def status_of(answer: bytes) -> int | None:
 
 def _reason(error: OSError) -> str:
     """The system's words: the loops' own texts repeat the address."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"certificate: {error.verify_message}"
+    if isinstance(error, ssl.SSLError):
+        return f"tls: {(error.reason or str(error)).lower().replace('_', ' ')}"
     if error.errno is not None and error.errno > 0:
         return os.strerror(error.errno).lower()
     return str(error.strerror or error).lower()  # of the resolver
 
 
-async def _let_it_finish(connection: socket.socket) -> None:
-    """Read on until the server closes, within bounds; if it does, close in order too."""
+async def _let_it_finish(connection: socket.socket, stream: Stream) -> None:
+    """Say that we have ended and read on until the server closes, within bounds; if it does, close in order too."""
     loop = asyncio.get_running_loop()
     left = DRAIN_BYTES
     try:
         async with asyncio.timeout(DRAIN_S):
+            await stream.end()
             while left > 0:
                 more = await loop.sock_recv(connection, left)
                 if not more:

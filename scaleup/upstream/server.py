@@ -16,7 +16,7 @@ pool, which then looks at all of them once.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self, TypeGuard
 
 from scaleup.net.addresses import Endpoint
 
@@ -54,17 +54,49 @@ class Live(NamedTuple):
         return cls(None if endpoint is None else Endpoint.parse(endpoint), *others)
 
 
+class CheckOptions(NamedTuple):
+    """What is said of one server's checks; None: as of all servers.
+
+    `inter`, `fastinter`, `downinter`, `rise`, `fall`: see `health`. `addr`, `port`: where it is checked instead.
+    """
+
+    inter: float | None = None
+    fastinter: float | None = None
+    downinter: float | None = None
+    rise: int | None = None
+    fall: int | None = None
+    addr: str | None = None
+    port: int | None = None
+
+    def elsewhere(self, endpoint: Endpoint) -> Endpoint:
+        """Where a server at `endpoint` is checked."""
+        return Endpoint(self.addr or endpoint.host, self.port or endpoint.port)
+
+
+AS_ALL = CheckOptions()
+
+
 class Server:
     """Two servers are equal only when they are the same object.
 
     `name`: as people and other nodes call it; `source` hashes it. `backup`: chosen only when no other server can
     be. `slowstart`: seconds in which its weight grows to the whole after it came up, 0: at once. `sessions`: in
-    progress, as counted by `Pool.acquire` and `Pool.release` in this process. The rest: as in `Live`.
+    progress, as counted by `Pool.acquire` and `Pool.release` in this process. `options`: of its checks. The rest:
+    as in `Live`.
     """
 
     __slots__ = (
         *("_live", "_told", "_up"),
-        *("backup", "configured", "is_named", "maxconn", "name", "sessions", "slowstart", "throttle"),
+        *(
+            "backup",
+            "configured",
+            "maxconn",
+            "name",
+            "options",
+            "sessions",
+            "slowstart",
+            "throttle",
+        ),
     )
 
     def __init__(
@@ -79,11 +111,14 @@ class Server:
         backup: bool = False,
         slowstart: float = 0.0,
         admin: Admin = "ready",
+        checked: bool = True,
+        options: CheckOptions = AS_ALL,
     ) -> None:
         self.name, self.sessions, self.backup, self.slowstart = name, sessions, backup, slowstart
+        self.options = options
         self.throttle = FULL_THROTTLE
         """Per cent of its weight that counts now; written by the pool during a slow start."""
-        self.configured = Live(endpoint, weight, maxconn, admin)
+        self.configured = Live(endpoint, weight, maxconn, admin, checked)
         """What it began with."""
         self._up = up
         self._told: Callable[[Server, bool], None] = _nobody
@@ -121,11 +156,24 @@ class Server:
     def _take(self, live: Live) -> None:
         self._live = live
         self.maxconn = live.maxconn  # read with each choice, so it is at hand
-        self.is_named = live.endpoint is not None and live.endpoint.address is None
 
     @property
     def endpoint(self) -> Endpoint | None:
         return self._live.endpoint
+
+    @property
+    def is_named(self) -> bool:
+        """Its address is a name, which somebody has to look up."""
+        return _is_name(self._live.endpoint)
+
+    @property
+    def host(self) -> str:
+        """As people call it, and so its certificate: the name in its configuration, or else its address now."""
+        name = self.configured.endpoint
+        endpoint = (
+            name if _is_name(name) and name.port else self.endpoint
+        )  # port 0: of services, not of hosts
+        return endpoint.host if endpoint is not None else ""
 
     @property
     def weight(self) -> int:
@@ -166,6 +214,10 @@ class Server:
         if self._told is not _nobody:
             raise ValueError(f"server {self.name!r} is in another pool already")
         self._told = changed
+
+
+def _is_name(endpoint: Endpoint | None) -> TypeGuard[Endpoint]:
+    return endpoint is not None and endpoint.address is None
 
 
 def _nobody(server: Server, was_running: bool) -> None:

@@ -30,7 +30,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from scaleup.config.model import EndpointField, Seconds
 from scaleup.net.addresses import Endpoint
-from scaleup.upstream.probe import HealthCheck, probe
+from scaleup.upstream.healthcheck import HealthCheck
+from scaleup.upstream.probe import probe
 from scaleup.vrrp.arrangement import MAX_WEIGHT, Check
 from scaleup.vrrp.rtnetlink import LinkEvent, Overrun, Rtnetlink, Watch
 from scaleup.vrrp.scripts import OF_THE_PROGRAM, Command, User, run

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from scaleup.config import EndpointField, Flag, NetworkField, Seconds, TierSettings
 from scaleup.net.addresses import Endpoint
-from scaleup.upstream.probe import HealthCheck
-from scaleup.upstream.settings import CheckMethod, Fall, Inter, Rise, Servers, UpstreamSettings
+from scaleup.upstream.healthcheck import HealthCheck
+from scaleup.upstream.server_settings import Servers
+from scaleup.upstream.settings import CheckMethod, Fall, Inter, Rise, UpstreamSettings
 
 
 def _folder(path: Path) -> Path:
@@ -95,3 +96,8 @@ class WebSettings(TierSettings, UpstreamSettings):
     send_timeout: Annotated[Seconds, Flag("SECONDS", "clients")] = Field(
         30.0, description="cut off a client that stays behind with its response for so long"
     )
+
+    @model_validator(mode="after")
+    def _can_check(self) -> Self:
+        self.refuse_contradictions()
+        return self

@@ -170,6 +170,23 @@ async def test_one_without_an_address_gets_one_only_with_its_port(desk: Desk) ->
     assert desk.server("web/web1").endpoint == Endpoint("10.0.0.21", 80)
 
 
+async def test_the_state_names_what_was_configured_by_name() -> None:
+    """`srv_fqdn` and `srvrecord`, as in HAProxy; `srv_addr` is where it is now."""
+    templates = ["web 1 web.internal:80", "svc 1 _http._tcp.web.consul"]
+    with contextlib.closing(
+        Desk(listen=[":80"], server=["ip=10.0.0.1:80"], server_template=templates)
+    ) as desk:
+        desk.server("lb/web1").change(endpoint=Endpoint("10.0.0.21", 80))
+        _, names, *lines = (await say(desk, "show servers state")).strip().splitlines()
+    fields = [dict(zip(names.removeprefix("# ").split(), line.split(), strict=True)) for line in lines]
+    wanted = ("srv_name", "srv_addr", "srv_fqdn", "srvrecord", "srv_port")
+    assert [tuple(line[name] for name in wanted) for line in fields] == [
+        ("ip", "10.0.0.1", "-", "-", "80"),
+        ("web1", "10.0.0.21", "web.internal", "-", "80"),
+        ("svc1", "-", "-", "_http._tcp.web.consul", "0"),
+    ]
+
+
 async def test_a_frontends_maxconn_holds_until_the_file_says_something_new(desk: Desk) -> None:
     www = desk.settings.frontends[0]
     await say(desk, "set maxconn frontend www 100")

@@ -19,7 +19,6 @@ from scaleup.lb.engine import Engine
 from scaleup.lb.settings import LbSettings
 from scaleup.lb.waiting import WaitingRoom, Wakers
 from scaleup.lb.worker import sizes_of
-from scaleup.net.addresses import Endpoint
 from scaleup.upstream.balance import algorithm
 from scaleup.upstream.pool import Pool, Server
 
@@ -294,28 +293,6 @@ async def test_with_many_clients_maxconn_holds_and_all_are_served(
         for _ in range(60):
             tasks.create_task(visit())
     assert most == 2
-
-
-async def test_an_answer_of_the_resolver_that_comes_too_late_is_no_answer_to_the_next_attempt(
-    desks: Any, backends: list[Backend], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The first question is answered, with an error, while the second attempt waits for its own answer."""
-    asked: list[asyncio.Future[Endpoint]] = []
-
-    async def slow(_: Endpoint) -> Endpoint:
-        asked.append(asyncio.get_running_loop().create_future())
-        return await asked[-1]
-
-    monkeypatch.setattr(dial, "resolve", slow)
-    monkeypatch.setattr(dial, "PAUSE_SECONDS", 0.001)
-    desk = desks(f"some.name.example:{backends[0].listen().port}", timeout_connect=0.1, retries=1)
-    _, outcome = desk.dial()
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        while len(asked) < 2:  # noqa: ASYNC110
-            await asyncio.sleep(0.001)
-        asked[0].set_exception(socket.gaierror("too late"))
-        asked[1].set_result(Endpoint(backends[0].host, backends[0].port))
-        desk.hang_up(await outcome)
 
 
 # ----- what is left behind ------------------------------------------------------------------------

@@ -69,7 +69,7 @@ async def test_workers_under_older_settings_hear_of_it_by_name(node: Node) -> No
     web2.up = False
     node.servers.change("lb", web2, web2.live._replace(maxconn=3))
     assert node.servers.state(old) == {
-        "up": [True, False],
+        "up": [None, False],
         "live": [(1, ["10.0.0.22:80", 1, 3, "ready", True])],
     }
     assert node.servers.state(new) == {"up": [False], "live": [(0, ["10.0.0.22:80", 1, 3, "ready", True])]}

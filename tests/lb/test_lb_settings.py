@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from scaleup.config import load
 from scaleup.errors import ConfigurationError
+from scaleup.lb.generation import for_workers
 from scaleup.lb.settings import MAX_ELECTED_SOCKETS, LbSettings
 from scaleup.net.addresses import Endpoint
 from scaleup.processes.channel import MAX_DESCRIPTORS
+from scaleup.upstream.healthcheck import Tls
 
 PLAIN = ["--listen", "10.0.0.1:80", "--server", "10.0.0.21:8080"]
 ELECTION = ["--vip", "10.0.0.100/24", "--source", "10.0.0.11", "--peer", "10.0.0.12", "--auth", "none"]
@@ -202,3 +210,51 @@ def test_the_example_in_the_manual_is_valid() -> None:
     lines = manual[manual.index("    [lb]\n") : manual.index("`python -m scaleup.lb --config")].splitlines()
     www, sql = from_file("\n".join(line.removeprefix("    ") for line in lines)).frontends
     assert (www.backend, sql.timeout_client) == ("web", 3600)
+
+
+def test_what_checks_need_is_judged_with_the_defaults_of_all(tmp_path: Path) -> None:
+    """`verify` of one backend, and TLS of [lb]; a backend may say the contrary of it, too."""
+    file = tmp_path / "cluster.toml"
+    tables = """
+    [lb]
+    check_ssl = true
+    [[lb.frontend]]
+    name = "www"
+    listen = [":80"]
+    backend = "web"
+    [[lb.backend]]
+    name = "web"
+    check_verify = "required"
+    server = ["10.0.0.21:80"]
+    [[lb.backend]]
+    name = "db"
+    health_check = "mysql"
+    server = ["10.0.0.41:3306"]
+    """
+    file.write_text(tables)
+    assert "backend db: --check-ssl is for tcp and http" in fault("--config", str(file))
+    file.write_text(tables.replace('"mysql"', '"mysql"\n    check_ssl = false'))
+    web, db = settings("--config", str(file)).backends
+    assert web.check.tls == Tls(verify=True)
+    assert db.check.tls is None
+
+
+def test_workers_do_not_need_the_files_of_the_checks(tmp_path: Path) -> None:
+    """Which may be gone when one is replaced, or readable only for root."""
+    authorities = tmp_path / "ca.pem"
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "authority")])
+    now = datetime.datetime.now(datetime.UTC)
+    unsigned = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+    certificate = unsigned.not_valid_before(now).not_valid_after(now).sign(key, hashes.SHA256())
+    authorities.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    tls: dict[str, Any] = {"check_ssl": True, "check_verify": "required", "check_ca_file": str(authorities)}
+    one: dict[str, Any] = {"listen": [":80"], "server": ["10.0.0.21:80"], **tls}
+    several: dict[str, Any] = {
+        "frontend": [{"name": "www", "listen": [":80"]}],
+        "backend": [{"name": "web", "server": ["10.0.0.21:80"], **tls}],
+    }
+    written = [for_workers(LbSettings.model_validate(said)) for said in (one, several)]
+    authorities.unlink()
+    for table in written:
+        assert LbSettings.model_validate(table).backends[0].server[0].name == "10.0.0.21:80"

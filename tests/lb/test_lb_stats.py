@@ -12,7 +12,7 @@ import pytest
 from desk import Desk
 
 from scaleup.lb.counters import BackendColumn, FrontendColumn, ServerColumn
-from scaleup.lb.stats import COLUMNS, columns, state, status
+from scaleup.lb.stats import COLUMNS, ServerRow, columns, state, status
 from scaleup.lb.stats import csv as written
 from scaleup.net.addresses import Endpoint
 from scaleup.upstream.server import Server
@@ -125,6 +125,22 @@ def test_a_backend_is_up_while_any_server_may_get_sessions(desk: Desk) -> None:
     desk.now += 5
     row = rows(desk)["web", "BACKEND"]
     assert (row["downtime"], row["lastchg"]) == (5, 5)
+
+
+def test_a_server_s_own_rise_and_fall_are_shown() -> None:
+    desk = Desk(listen=[":80"], server=["own=10.0.0.21:80,rise=4,fall=5", "other=10.0.0.22:80"])
+    rows = {row.svname: row for row in desk.operations.rows() if isinstance(row, ServerRow)}
+    desk.close()
+    assert (rows["own"].check_rise, rows["own"].check_fall) == (4, 5)
+    assert (rows["other"].check_rise, rows["other"].check_fall) == (2, 3)
+
+
+def test_how_servers_begin() -> None:
+    desk = Desk(listen=[":80"], server=["off=10.0.0.21:80,disabled", "free=10.0.0.22:80,no-check"])
+    rows = {row.svname: row.status for row in desk.operations.rows() if isinstance(row, ServerRow)}
+    assert desk.servers.state(desk.settings) == {"up": [True, True], "live": []}, "workers know it"
+    desk.close()
+    assert rows == {"off": "MAINT", "free": "no check"}
 
 
 def test_in_a_slow_start_the_weight_that_counts_is_shown() -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from scaleup.net.addresses import Endpoint
@@ -11,7 +12,9 @@ Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]
 
 
 @contextlib.asynccontextmanager
-async def serving(handler: Handler, host: str = "127.0.0.1") -> AsyncIterator[Endpoint]:
+async def serving(
+    handler: Handler, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None
+) -> AsyncIterator[Endpoint]:
     """A server; leaving the block waits until its handlers have ended by themselves."""
     handlers: set[asyncio.Task[None]] = set()
 
@@ -25,7 +28,7 @@ async def serving(handler: Handler, host: str = "127.0.0.1") -> AsyncIterator[En
         finally:
             writer.close()
 
-    server = await asyncio.start_server(handle, host, 0)
+    server = await asyncio.start_server(handle, host, 0, ssl=tls)
     try:
         yield Endpoint(*server.sockets[0].getsockname()[:2])
         async with asyncio.timeout(5):

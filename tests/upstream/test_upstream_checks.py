@@ -14,6 +14,8 @@ from scaleup.net.addresses import Endpoint
 from scaleup.upstream.checks import Checker
 from scaleup.upstream.health import Change
 from scaleup.upstream.pool import Server
+from scaleup.upstream.probe import Result
+from scaleup.upstream.server import CheckOptions
 from scaleup.upstream.settings import UpstreamSettings
 
 
@@ -114,7 +116,7 @@ async def test_http_checks() -> None:
 
 
 async def test_no_more_checks_at_a_time_than_allowed() -> None:
-    """Twenty servers that answer when they are told to, and four slots."""
+    """Twenty servers that answer when they are told to, of two backends, and four slots for both."""
     arrived: asyncio.Queue[asyncio.Event] = asyncio.Queue()
 
     async def answer_when_told(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -126,7 +128,11 @@ async def test_no_more_checks_at_a_time_than_allowed() -> None:
     async with serving(answer_when_told) as endpoint, asyncio.timeout(5), asyncio.TaskGroup() as group:
         servers = [Server(f"s{n}", endpoint) for n in range(20)]
         once_each = settings(health_check="http:/", inter=60.0, check_timeout=60.0)
-        checking = group.create_task(Checker(servers, once_each, random=lambda: 0.0, concurrency=4).run())
+        slots = asyncio.Semaphore(4)
+        checking = [
+            group.create_task(Checker(some, once_each, random=lambda: 0.0, slots=slots).run())
+            for some in (servers[:10], servers[10:])
+        ]
         waiting = [await arrived.get() for _ in range(4)]
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.05):
@@ -137,7 +143,8 @@ async def test_no_more_checks_at_a_time_than_allowed() -> None:
             assert arrived.empty()
         for told in waiting:
             told.set()
-        checking.cancel()
+        for task in checking:
+            task.cancel()
 
 
 async def test_cancelled_in_every_phase_of_a_check_nothing_is_left(
@@ -150,7 +157,7 @@ async def test_cancelled_in_every_phase_of_a_check_nothing_is_left(
         [Server("a", silent), Server("b", refusing), Server("c", silent), Server("d", silent)],
         settings(inter=60.0, health_check="http:/", check_timeout=60.0),
         random=lambda: next(offsets),
-        concurrency=2,
+        slots=asyncio.Semaphore(2),
     )
     async with running(checker):
         loop = asyncio.get_running_loop()
@@ -372,3 +379,61 @@ async def test_failed_connections_alone_can_bring_a_server_down(
         assert web1.up
         checker.connection_failed(web1, "refused")
         assert await changes.next() == (web1, Change(False, "2 connections failed: refused"))
+
+
+async def test_a_server_is_checked_where_it_says(bound: socket.socket, refusing: Endpoint) -> None:
+    """At the port, or at the address, of something that speaks for it; and clients' connections go elsewhere."""
+    bound.listen()
+    where = CheckOptions(addr=refusing.host, port=refusing.port)
+    results: asyncio.Queue[tuple[Server, Result]] = asyncio.Queue()
+    web1 = Server("web1", Endpoint("192.0.2.1", 9), options=where)
+    async with running(Checker([web1], settings(), on_result=lambda *it: results.put_nowait(it))):
+        async with asyncio.timeout(5):
+            _, result = await results.get()
+    assert result.code == "L4OK"
+    assert CheckOptions(port=5).elsewhere(refusing) == Endpoint(refusing.host, 5)
+    assert CheckOptions(addr="127.0.0.9").elsewhere(refusing) == Endpoint("127.0.0.9", refusing.port)
+
+
+async def test_a_server_s_own_words_count_before_those_of_all(refusing: Endpoint) -> None:
+    """All are checked once an hour, and down after three failures."""
+    changes = Changes()
+    own = CheckOptions(inter=0.01, fastinter=0.02, downinter=0.03, rise=4, fall=5)
+    eager, lazy = Server("eager", refusing, options=own), Server("lazy", refusing)
+    checker = Checker(
+        [lazy, eager], settings(inter=3600.0, fall=3), changes, random=lambda: 0.5, known={eager}
+    )
+    async with running(checker):
+        assert checker.level(eager) is None
+        server, change = await changes.next()
+    assert (server, change.reason.split(":")[0]) == (eager, "5 checks failed")
+    assert changes.none()
+
+
+async def test_a_server_that_is_not_checked_stays_up_whatever_clients_meet(refusing: Endpoint) -> None:
+    """As in HAProxy: nothing would bring it up again."""
+    changes = Changes()
+    spared, checked = Server("spared", refusing, checked=False), Server("checked", refusing)
+    watched = [spared, checked]
+    checker = Checker(watched, settings(inter=3600.0), changes, error_limit=1, on_error="mark-down")
+    async with running(checker):
+        await asyncio.sleep(0)
+        for server in watched:
+            checker.connection_failed(server, "refused")
+        assert (await changes.next())[0] is checked
+    assert spared.up
+
+
+async def test_in_tls_the_name_that_people_know_is_asked_for(refusing: Endpoint) -> None:
+    """Its address is from a resolver; of what the handshake begins with, the name is in the clear."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        listener.setblocking(False)
+        web1 = Server("web1", Endpoint("web1.internal", 443))
+        web1.change(endpoint=Endpoint(*listener.getsockname()))
+        loop = asyncio.get_running_loop()
+        async with running(Checker([web1], settings(check_ssl=True))), asyncio.timeout(5):
+            connection, _ = await loop.sock_accept(listener)
+            with connection:
+                assert b"web1.internal" in await loop.sock_recv(connection, 16384)

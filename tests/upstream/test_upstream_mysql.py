@@ -13,8 +13,9 @@ from real_servers import Handler, serving
 from upstream.mariadb_server import mariadb_server
 
 from scaleup.net.addresses import Endpoint
+from scaleup.upstream.healthcheck import HealthCheck
 from scaleup.upstream.mysql import Malformed, _error, _texts
-from scaleup.upstream.probe import HealthCheck, Result, probe
+from scaleup.upstream.probe import Result, probe
 
 GREETING = b"\x0a10.11.6-MariaDB\0" + bytes(40)
 OK, EOF = b"\0\0\0\2\0\0\0", b"\xfe\0\0\2\0"

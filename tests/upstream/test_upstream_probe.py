@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from real_servers import Handler, descriptors, serving
 
 from scaleup.net.addresses import Endpoint
-from scaleup.upstream.probe import DRAIN_BYTES, DRAIN_S, HealthCheck, Result, probe, status_of
+from scaleup.upstream.healthcheck import HealthCheck, Method, Statuses
+from scaleup.upstream.probe import DRAIN_BYTES, DRAIN_S, Result, probe, status_of
 
 TCP, HTTP = HealthCheck("tcp"), HealthCheck("http", "/healthz")
 
@@ -122,6 +123,41 @@ class TestHttp:
         assert lines[0] == "GET /ready?deep=1 HTTP/1.1"
         assert f"Host: {endpoint}" in lines
         assert "Connection: close" in lines
+
+    @pytest.mark.parametrize("method", ["HEAD", "OPTIONS", "POST"])
+    async def test_method_and_host_as_said(self, method: Method) -> None:
+        requests: asyncio.Queue[bytes] = asyncio.Queue()
+
+        async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            requests.put_nowait(await reader.readuntil(b"\r\n\r\n"))
+            writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+
+        async with serving(handler) as endpoint:
+            check = HealthCheck("http", "/", method=method, host="www.example:81")
+            assert (await probe(endpoint, check, timeout=5, name="web1")).code == "L7OK"
+        lines = (await requests.get()).decode().split("\r\n")
+        assert lines[0] == f"{method} / HTTP/1.1"
+        assert "Host: www.example:81" in lines
+        assert ("Content-Length: 0" in lines) == (method == "POST")
+
+    async def test_the_host_is_as_the_server_is_called(self) -> None:
+        requests: asyncio.Queue[bytes] = asyncio.Queue()
+
+        async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            requests.put_nowait(await reader.readuntil(b"\r\n\r\n"))
+            writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+
+        async with serving(handler) as endpoint:
+            await probe(endpoint, HTTP, timeout=5, name="web1.internal")
+            assert f"Host: web1.internal:{endpoint.port}\r\n".encode() in await requests.get()
+
+    @pytest.mark.parametrize(
+        ("status", "code"), [(200, "L7STS"), (401, "L7OK"), (404, "L7STS"), (503, "L7OK")]
+    )
+    async def test_only_the_expected_statuses_are_fine(self, status: int, code: str) -> None:
+        check = HealthCheck("http", "/", expect=Statuses.parse("401,5xx"))
+        async with serving(answering(b"HTTP/1.1 %d Whatever\r\n\r\n" % status)) as endpoint:
+            assert (await probe(endpoint, check, timeout=5)).code == code
 
     async def test_refused(self, refusing: Endpoint) -> None:
         assert (await probe(refusing, HTTP, timeout=5)).code == "L4CON"
@@ -332,47 +368,6 @@ class TestStatusOf:
     @given(st.integers(100, 999), st.text(st.characters(max_codepoint=255, exclude_characters="\r\n")))
     def test_any_status_line_is_read(self, status: int, reason: str) -> None:
         assert status_of(f"HTTP/1.1 {status} {reason}\r\n".encode("latin-1")) == status
-
-
-class TestHealthCheck:
-    @pytest.mark.parametrize(
-        "text",
-        [
-            "tcp",
-            "http:/",
-            "http:/a?b=c:d",
-            "mysql:haproxy",
-            "mysql:a?wsrep_ready&read_only=0",
-            "mysql:a?read_only=1",
-        ],
-    )
-    def test_what_is_written_is_what_is_shown(self, text: str) -> None:
-        assert str(HealthCheck.parse(text)) == text
-
-    @pytest.mark.parametrize(
-        ("text", "cure"),
-        [
-            ("", "write tcp, http:PATH or mysql:USER"),
-            ("ping", "write tcp, http:PATH or mysql:USER"),
-            ("tcp:", "write tcp, http:PATH or mysql:USER"),
-            ("http", "has no path"),
-            ("http:", "has no path"),
-            ("http:healthz", "leading slash"),
-            ("http://host/healthz x", "as %XX"),
-            ("http:/a b", "as %XX"),
-            ("http:/a\r\nHost: x", "as %XX"),
-            ("http:/ä", "as %XX"),
-            ("mysql:", "write mysql, mysql:USER or"),
-            ("mysql:a b", "write mysql, mysql:USER or"),
-            ("mysql?", "write mysql, mysql:USER or"),
-            ("mysql?read_only", "write mysql, mysql:USER or"),
-            ("mysql?read_only=0&read_only=1", "write mysql, mysql:USER or"),
-            ("mysql?wsrep_ready&wsrep_ready", "write mysql, mysql:USER or"),
-        ],
-    )
-    def test_errors_say_what_to_write(self, text: str, cure: str) -> None:
-        with pytest.raises(ValueError, match=cure):
-            HealthCheck.parse(text)
 
 
 def test_a_result_reads_as_a_line() -> None:

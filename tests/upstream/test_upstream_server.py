@@ -53,6 +53,16 @@ def test_whether_its_address_has_to_be_asked_for() -> None:
     assert not server.is_named
 
 
+def test_how_people_call_its_host() -> None:
+    """A service (port 0) has hosts of other names."""
+    named, service, numbered = Server("a", OTHER), Server("b", Endpoint("_http._tcp.x", 0)), Server("c", OLD)
+    for server in (named, service, numbered):
+        server.change(endpoint=NEW)
+    assert [server.host for server in (named, service, numbered)] == [OTHER.host, NEW.host, NEW.host]
+    numbered.change(endpoint=None)
+    assert numbered.host == ""
+
+
 @pytest.mark.parametrize(
     "live", [Live(OLD), Live(None, 0, 7, "drain", False), Live(Endpoint("fd00::1", 80)), Live(OTHER, 256)]
 )

@@ -1,3 +1,4 @@
+import re
 from typing import Annotated, Any, ClassVar
 
 import pytest
@@ -8,8 +9,10 @@ from pydantic import TypeAdapter, ValidationError
 from scaleup.config import Flag, TierSettings, load
 from scaleup.errors import ConfigurationError
 from scaleup.net.addresses import Endpoint
-from scaleup.upstream.probe import HealthCheck
-from scaleup.upstream.settings import Servers, ServerSettings, UpstreamSettings
+from scaleup.upstream.healthcheck import HealthCheck, Statuses, Tls
+from scaleup.upstream.server import CheckOptions
+from scaleup.upstream.server_settings import Servers, ServerSettings
+from scaleup.upstream.settings import UpstreamSettings
 
 servers: TypeAdapter[tuple[ServerSettings, ...]] = TypeAdapter(Servers)
 
@@ -59,6 +62,8 @@ def test_spaces_around_the_parts_do_not_matter() -> None:
         "[::1]:80",
         "db.example:80,weight=0",
         "a=[::1]:80",
+        "10.0.0.21:80,disabled,no-check",
+        "10.0.0.21:80,addr=10.0.0.5,port=81,inter=1.0,fastinter=0.5,downinter=9.0,rise=3,fall=4",
     ],
 )
 def test_what_is_written_is_what_is_shown(line: str) -> None:
@@ -99,12 +104,18 @@ def test_any_line_is_a_server_or_a_fault(line: str) -> None:
         ("10.0.0.21:80,wieght=2", "a server has no 'wieght'; did you mean \"weight\"?"),
         (
             "10.0.0.21:80,colour=2",
-            "a server has no 'colour', only address, name, weight, maxconn, backup, slowstart",
+            "a server has no 'colour', only address, name, weight, maxconn, backup, disabled, slowstart, check, "
+            "addr, port, inter, fastinter, downinter, rise, fall",
         ),
         ("10.0.0.21:80,slowstart=30s", "slowstart is '30s': write seconds from 0 to 3600, without a unit"),
         ("10.0.0.21:80,slowstart=-1", "slowstart is '-1': write seconds"),
         ("10.0.0.21:80,slowstart=nan", "slowstart is 'nan': write seconds"),
         ("10.0.0.21:80,backup,backup", "backup stands twice"),
+        ("10.0.0.21:80,check,no-check", "check stands twice"),
+        ("10.0.0.21:80,addr=db1", "addr is 'db1': write the IP address that is to be checked"),
+        ("10.0.0.21:80,port=0", "port is '0': write a whole number from 1 to 65535"),
+        ("10.0.0.21:80,inter=2s", "inter is '2s': write seconds from 0.01 to 3600, without a unit"),
+        ("10.0.0.21:80,fall=0", "fall is '0': write a whole number from 1 to 100"),
         ({"name": "web1"}, "a server needs an address: write for example web1="),
         (5, "a server needs an address: write for example web1="),
         ({"address": 5}, 'write "HOST:PORT", not 5'),
@@ -134,6 +145,13 @@ def test_a_server_for_a_pool() -> None:
     assert (made.backup, made.slowstart, made.admin) == (False, 0.0, "ready")
     spare = server("10.0.0.29:8080,backup,slowstart=30").server()
     assert (spare.backup, spare.slowstart) == (True, 30.0)
+    assert (spare.admin, spare.live.checked, spare.options) == ("ready", True, CheckOptions())
+    other = server(
+        "10.0.0.21:80,no-check,disabled,addr=10.0.0.5,port=81,inter=1,fastinter=.5,downinter=9,rise=3,fall=4"
+    )
+    made = other.server()
+    assert (made.admin, made.live.checked, made.live) == ("maint", False, other.live)
+    assert made.options == CheckOptions(1.0, 0.5, 9.0, 3, 4, "10.0.0.5", 81)
 
 
 def test_the_defaults_are_haproxys() -> None:
@@ -162,6 +180,56 @@ def test_a_tier_has_them_as_flags() -> None:
     assert (loaded.balance, loaded.health_check) == ("leastconn", HealthCheck("http", "/healthz"))
     assert (loaded.fastinter, loaded.downinter) == (0.2, None)
     assert (loaded.inter, loaded.rise, loaded.fall, loaded.check_timeout) == (0.5, 1, 2, 0.3)
+
+
+def test_all_of_a_check_as_flags() -> None:
+    argv = "--health-check http:/x --check-method HEAD --check-host www.example:81 --check-expect 200-204,5xx"
+    argv += " --check-ssl --check-sni sni.example --check-verify required"
+    check = load(Tier, argv.split(), {}).settings.check
+    assert check == HealthCheck(
+        *("http", "/x"),
+        method="HEAD",
+        host="www.example:81",
+        expect=Statuses(((200, 204), (500, 599))),
+        tls=Tls("sni.example", verify=True),
+    )
+    assert load(Tier, [], {}).settings.check == HealthCheck("tcp", expect=Statuses(((200, 299), (300, 399))))
+
+
+@pytest.mark.parametrize(
+    ("argv", "fault"),
+    [
+        ("--check-method FETCH", "--check-method: Input should be"),
+        ("--check-host a/b", "'a/b' is not a Host: write a name or an address"),
+        ("--check-host a:b", "'b' in 'a:b' is not a port"),
+        ("--check-expect fine", "'fine' is not a status"),
+        ("--check-sni a:443", "'a:443' has a port: write only a"),
+    ],
+)
+def test_what_cannot_be_said_of_a_check(argv: str, fault: str) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(fault)):
+        load(Tier, argv.split(), {})
+
+
+@pytest.mark.parametrize(
+    ("said", "fault"),
+    [
+        ({"check_ssl": True, "health_check": "mysql:a"}, "--check-ssl is for tcp and http"),
+        ({"check_verify": "required"}, "--check-verify required needs --check-ssl"),
+        ({"check_ssl": True, "check_ca_file": "/etc/hosts"}, "--check-ca-file needs --check-verify required"),
+        (
+            {"check_ssl": True, "check_verify": "required", "check_ca_file": "/nonexistent.pem"},
+            "--check-ca-file /nonexistent.pem: No such file or directory",
+        ),
+        (
+            {"check_ssl": True, "check_verify": "required", "check_ca_file": "/etc/hosts"},
+            "--check-ca-file /etc/hosts: it is not a file of certificates (PEM)",
+        ),
+    ],
+)
+def test_what_does_not_go_together(said: dict[str, Any], fault: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(fault)):
+        UpstreamSettings.model_validate(said).refuse_contradictions()
 
 
 def test_faults_come_all_at_once_each_with_its_option() -> None:
