@@ -18,7 +18,7 @@ up: $(VENV)/.run
 	@$(BIN)/python -m scaleup up $(ARGS)
 
 check: lint
-	$(FAST) "not slow and not other_loop" $(ARGS)
+	$(FAST) "not slow and not other_loop" --hypothesis-profile check $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .

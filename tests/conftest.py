@@ -13,6 +13,7 @@ from loops import LOOPS
 from needs import missing
 
 settings.register_profile("ours", deadline=None)  # a busy machine is no failure
+settings.register_profile("check", parent=settings.get_profile("ours"), max_examples=40)
 settings.load_profile("ours")
 
 ON_BOTH_LOOPS = ("upstream", "web", "lb", "net", "processes")

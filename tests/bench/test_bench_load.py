@@ -18,6 +18,8 @@ from bench.load import Load
 from bench.running import BenchError
 from bench.server import Server
 
+pytestmark = pytest.mark.slow  # real processes
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -18,6 +18,8 @@ from bench.profile import in_summary
 from bench.record import Record
 from bench.running import accepts, free_port
 
+pytestmark = pytest.mark.slow  # real processes
+
 ROOT = Path(__file__).parents[2]
 GONE_SECONDS = 10.0
 SHORT = ("--quick", "--seconds", "0.05", "--against", "streams")

@@ -9,9 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from processes_harness import DEADLINE_SECONDS, PROGRAMS, program, watched
 
 from scaleup.processes.channel import Channel
+
+pytestmark = pytest.mark.slow  # real processes
 
 PARENT = ("-m", "tier", "--act", "parent")
 

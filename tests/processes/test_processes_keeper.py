@@ -17,6 +17,8 @@ from scaleup.processes import keeper as module
 from scaleup.processes.children import Child
 from scaleup.processes.keeper import Keeper
 
+pytestmark = pytest.mark.slow  # real processes
+
 
 class Kept:
     """A keeper of talkers, as an owner uses it."""

@@ -22,6 +22,8 @@ from scaleup.net.sockets import bound
 from scaleup.processes import Child, Message
 from scaleup.vrrp.metrics import ROLES
 
+pytestmark = pytest.mark.slow  # real processes
+
 VIP, SELF, PEER = "127.0.63.100", "127.0.63.1", "127.0.63.2"
 INTERVAL = 0.05
 
