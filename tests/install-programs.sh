@@ -15,6 +15,10 @@ add dnsmasq dnsmasq-base
 add keepalived keepalived
 add strace strace
 add wrk wrk
+add hatop hatop
+add tshark tshark
+add systemctl systemd
+add prometheus prometheus
 "${1:-python3}" -c 'import ensurepip' 2>/dev/null || missing="$missing python3-venv"
 [ -z "$missing" ] && exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then

@@ -64,7 +64,7 @@ def _numbers(count: int) -> range:
 
 def _database(settings: UpSettings, endpoint: Endpoint, secrets: Secrets, data: Path) -> Spec:
     arguments = (
-        *_common(settings, "db", "db"),
+        *_common(settings, "db", "db", endpoint.host),
         *("--listen", str(endpoint), "--engine", settings.engine, "--data", str(data)),
         *("--password-file", str(secrets.database_password)),
     )
@@ -75,7 +75,7 @@ def _application(
     settings: UpSettings, name: str, endpoint: Endpoint, database: Endpoint, secrets: Secrets
 ) -> Spec:
     arguments = (
-        *_common(settings, "app", name),
+        *_common(settings, "app", name, endpoint.host),
         *("--listen", str(endpoint), "--database", f"mysql://scaleup@{database}/scaleup"),
         *("--database-password-file", str(secrets.database_password)),
     )
@@ -83,7 +83,8 @@ def _application(
 
 
 def _web(settings: UpSettings, name: str, endpoint: Endpoint, apps: dict[str, Endpoint]) -> Spec:
-    arguments = [*_common(settings, "web", name), "--listen", str(endpoint), "--root", str(settings.root)]
+    arguments = [*_common(settings, "web", name, endpoint.host), "--listen", str(endpoint)]
+    arguments += ["--root", str(settings.root)]
     for app, address in apps.items():
         arguments += ["--app", f"{app}={address}"]
     return Spec("web", name, endpoint, (*arguments, *CHECKS))
@@ -94,7 +95,8 @@ def _load_balancer(
 ) -> Spec:
     virtual = virtual_endpoint(settings)
     position = list(lbs).index(name)
-    arguments = [*_common(settings, "lb", name), "--listen", str(virtual), "--source", lbs[name]]
+    arguments = [*_common(settings, "lb", name, lbs[name]), "--listen", str(virtual)]
+    arguments += ["--source", lbs[name]]
     arguments += ["--workers", str(settings.workers)]
     for web, address in webs.items():
         arguments += ["--server", f"{web}={address}"]
@@ -109,11 +111,13 @@ def _load_balancer(
     return Spec("lb", name, Endpoint(lbs[name], virtual.port), tuple(arguments))
 
 
-def _common(settings: UpSettings, tier: str, name: str) -> tuple[str, ...]:
+def _common(settings: UpSettings, tier: str, name: str, host: str) -> tuple[str, ...]:
+    port = settings.admin_port
     return (
         f"scaleup.{tier}",
         *("--node", name),
         *("--drain", f"{settings.drain:g}"),
         *("--log-format", settings.log_format),
         *("--log-level", settings.log_level),
+        *(("--admin", str(Endpoint(host, port))) if port is not None else ()),
     )

@@ -74,6 +74,13 @@ examples:
     port: Annotated[int, Flag("PORT", GROUP)] = Field(
         8080, ge=1, le=65535, description="of the virtual address and of the web servers"
     )
+    admin_port: Annotated[int | None, Flag("PORT", GROUP)] = Field(
+        None,
+        ge=1,
+        le=65535,
+        description="each process serves /healthz, /readyz and /metrics here, on its own address; 9100 is what "
+        "deploy/prometheus.yml scrapes",
+    )
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

@@ -206,7 +206,7 @@ def _table_of(text: str) -> dict[str, Any]:
     return table
 
 
-def distinct(servers: tuple[ServerSettings, ...]) -> tuple[ServerSettings, ...]:
+def distinct_servers(servers: tuple[ServerSettings, ...]) -> tuple[ServerSettings, ...]:
     """Them. Raises ValueError when two have one name."""
     seen: set[str] = set()
     for server in servers:
@@ -218,5 +218,5 @@ def distinct(servers: tuple[ServerSettings, ...]) -> tuple[ServerSettings, ...]:
     return servers
 
 
-Servers = Annotated[tuple[ServerSettings, ...], AfterValidator(distinct)]
+Servers = Annotated[tuple[ServerSettings, ...], AfterValidator(distinct_servers)]
 """Several servers, each with a name of its own. Add `Field(min_length=1)` where there must be one."""

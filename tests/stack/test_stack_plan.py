@@ -69,6 +69,12 @@ def test_addresses_are_those_of_the_design(secrets: Secrets, site: Path) -> None
     assert virtual_endpoint(UpSettings(root=site)) == Endpoint("127.0.0.100", 8080)
 
 
+def test_each_process_has_an_admin_address_of_its_own(secrets: Secrets, site: Path) -> None:
+    assert not any("--admin" in spec.arguments for spec in plan(secrets, site))
+    for spec in plan(secrets, site, admin_port=9100):
+        assert spec.arguments[spec.arguments.index("--admin") + 1] == f"{spec.endpoint.host}:9100"
+
+
 def test_one_load_balancer_has_nobody_to_elect(secrets: Secrets, site: Path) -> None:
     balancer = next(spec for spec in plan(secrets, site, lbs=1) if spec.tier == "lb")
     assert "--vip" not in balancer.arguments

@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry
 from scaleup.net.addresses import Endpoint
 from scaleup.upstream.balance import algorithm
 from scaleup.upstream.pool import Pool
-from scaleup.upstream.settings import ServerSettings
+from scaleup.upstream.server_settings import ServerSettings
 from scaleup.web.metrics import Metrics
 from scaleup.web.serve import assemble
 from scaleup.web.server import WebServer
