@@ -11,6 +11,7 @@ add nginx nginx-light
 [ -e /usr/lib/nginx/modules/ngx_stream_module.so ] || missing="$missing libnginx-mod-stream"
 add ip iproute2
 add curl curl
+add dnsmasq dnsmasq-base
 add keepalived keepalived
 add strace strace
 add wrk wrk

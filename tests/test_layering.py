@@ -45,8 +45,11 @@ MUST_BE_PURE = {
     *(
         "scaleup.upstream.balance",
         "scaleup.upstream.health",
+        "scaleup.upstream.healthcheck",
+        "scaleup.upstream.host_names",
         "scaleup.upstream.pool",
         "scaleup.upstream.server",
+        "scaleup.upstream.slots",
     ),
     "scaleup.net.proxy_protocol",
     *("scaleup.web.headers", "scaleup.web.targets", "scaleup.web.conditions", "scaleup.web.problems"),

@@ -130,11 +130,12 @@ class Node:
             raise
         old, self._generation, self._settings = self._generation, new, settings
         assert old is not None
-        await self._servers.rest()
+        # Nothing may come between: new workers must not hear of the servers as the old settings have them.
         self._servers.know(settings)
-        self._servers.watch(settings, self._source)
         self._tell_workers()
         self._tasks.spawn(self._retire(old), name="workers under the old settings")
+        await self._servers.rest()
+        self._servers.watch(settings, self._source)
 
     async def stop(self) -> None:
         """Drain, hand over, end. May be called after a `start` that failed."""

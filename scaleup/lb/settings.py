@@ -28,8 +28,6 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    PlainSerializer,
-    PlainValidator,
     field_validator,
     model_validator,
 )
@@ -48,7 +46,7 @@ from scaleup.config.faults import did_you_mean
 from scaleup.net.addresses import Endpoint
 from scaleup.processes.privileges import known_group, known_user
 from scaleup.upstream.health import OnError
-from scaleup.upstream.host_names import DNS_PORT
+from scaleup.upstream.resolver_settings import ResolverSettings
 from scaleup.upstream.server_settings import Servers, ServerSettings, distinct_servers
 from scaleup.upstream.settings import CHECKS, UpstreamSettings
 from scaleup.upstream.template import MAX_SLOTS, ServerTemplates
@@ -58,11 +56,10 @@ MAX_SOCKET_PATH_BYTES = 107
 """unix(7): sun_path, and the byte that ends it."""
 TRAFFIC = "traffic"
 LIMITS = "limits and time-outs"
-MAX_WORKERS = 64
-CORES = min(MAX_WORKERS, len(os.sched_getaffinity(0)))
-NAMES = "servers by name"
 MAX_NAMED_SERVERS = MAX_SLOTS
 """The workers are told the addresses of all of them in one message (scaleup.processes.channel)."""
+MAX_WORKERS = 64
+CORES = min(MAX_WORKERS, len(os.sched_getaffinity(0)))
 MAX_ELECTED_SOCKETS = 128
 """The vrrp process is handed all of them in one message (scaleup.processes.channel)."""
 
@@ -159,21 +156,6 @@ class BackendFields(UpstreamSettings):
         return self
 
 
-def _resolver(value: object) -> Endpoint:
-    endpoint = value if isinstance(value, Endpoint) else Endpoint.parse(str(value), DNS_PORT)
-    if endpoint.address is None or endpoint.port == 0:
-        raise ValueError(
-            f"{value!r} is no address: write that of a name server, with :PORT if it is not {DNS_PORT}"
-        )
-    return endpoint
-
-
-ResolverField = Annotated[
-    Endpoint, PlainValidator(_resolver, json_schema_input_type=str), PlainSerializer(str)
-]
-"""ADDRESS or ADDRESS:PORT."""
-
-
 class FrontendTable(NamedTable, FrontendFields):
     """[[lb.frontend]]"""
 
@@ -189,7 +171,7 @@ class BackendTable(NamedTable, BackendFields):
     """[[lb.backend]]"""
 
 
-class LbSettings(FrontendFields, BackendFields, Election, TierSettings):
+class LbSettings(FrontendFields, BackendFields, ResolverSettings, Election, TierSettings):
     """Relay TCP connections to servers, and elect with other nodes who owns the virtual address.
 
     Without --vip it is a plain load balancer.
@@ -208,25 +190,6 @@ examples:
         ge=0,
         le=86400,
         description="after a reload, how long sessions under the old settings may go on",
-    )
-    resolver: Annotated[tuple[ResolverField, ...], Flag("ADDRESS[:PORT]", NAMES)] = Field(
-        (),
-        description="ask this name server (default: /etc/hosts, then those of /etc/resolv.conf); repeatable",
-    )
-    resolve_prefer: Annotated[Literal["ipv4", "ipv6"], Flag(None, NAMES)] = Field(
-        "ipv4", description="of a name that has addresses of both kinds; with --source only its kind counts"
-    )
-    hold_nx: Annotated[float, Flag("SECONDS", NAMES)] = Field(
-        30.0,
-        ge=0,
-        le=86400,
-        description="how long servers keep their addresses when the name has none any more",
-    )
-    hold_obsolete: Annotated[float, Flag("SECONDS", NAMES)] = Field(
-        0.0,
-        ge=0,
-        le=86400,
-        description="how long a server keeps an address that is not among the name's any more",
     )
     max_checks: Annotated[int, Flag("N", CHECKS)] = Field(
         100, ge=1, le=10_000, description="checks of all backends at a time; more wait for their turn"

@@ -12,9 +12,10 @@ and for the web tier, which picks an application server for each request.
                  without (`stream`)
     checks       the checks of all servers, side by side, until cancelled
     slots ●      which server has which of the addresses of a name
-    names        those addresses, from the DNS (`name_servers`) or as this host is configured (`host_names` ●)
+    host_names ●  what /etc/hosts and /etc/resolv.conf say
+    names        those addresses, as they say or from the DNS (`name_servers`)
     settings     all this as flags, environment and cluster.toml; a server of it: `server_settings`,
-                 several of one name: `template`
+                 several of one name: `template`, and who knows it: `resolver_settings`
 
 That is also the reading order; ● is pure: time and randomness are passed in. Choosing and watching meet
 in one place, `Server.up`: checks write it, the pool reads it. In the load balancer they are even

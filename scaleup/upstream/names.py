@@ -22,6 +22,7 @@ import dns.exception
 import dns.message
 import dns.name
 import dns.rcode
+import dns.rdataclass
 import dns.rdatatype
 import dns.rrset
 
@@ -121,7 +122,10 @@ class Resolver:
         for record in list(records.found)[:MAX_TARGETS]:
             if record.target == dns.name.root:
                 continue  # "the service is decidedly not available at this domain"
-            known = self._said_with(records.reply, record.target)
+            # What the name server has said without being asked.
+            known = records.reply.get_rrset(
+                records.reply.additional, record.target, dns.rdataclass.IN, _TYPES[self._families[0]]
+            )
             if known is not None:
                 found = Answer(_endpoints(_texts(known), record.port), known.ttl)
             else:
@@ -129,11 +133,6 @@ class Resolver:
             endpoints |= found.endpoints
             ttl = min(ttl, found.ttl)
         return Answer(endpoints, ttl)
-
-    def _said_with(self, reply: dns.message.QueryMessage, target: dns.name.Name) -> dns.rrset.RRset | None:
-        """The addresses of a target of SRV records that the name server has said without being asked."""
-        kind = _TYPES[self._families[0]]
-        return next((it for it in reply.additional if it.name == target and it.rdtype == kind), None)
 
     async def _ask(self, name: str, kind: dns.rdatatype.RdataType) -> _Records | None:
         """None: there is no such name. Raises Unanswered."""

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterator
+from ipaddress import ip_address
 from pathlib import Path
 
+import dns.message as dns_message
+import dns.rrset as dns_rrset
 import pytest
+from dns.exception import DNSException
+from hypothesis import given
+from hypothesis import strategies as st
 from name_server import NameServer, name_server
 
 from scaleup.net.addresses import Endpoint
@@ -223,3 +230,46 @@ async def test_a_look_up_that_is_cancelled_leaves_nothing(dns: NameServer) -> No
             await Resolver([dns.endpoint]).look_up(WEB)
     await asyncio.sleep(0)
     assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+# ----- what name servers can send ---------------------------------------------------------------------
+
+QUERY = dns_message.make_query("web.internal.", "A")
+
+
+def reply_with(*records: str) -> bytes:
+    reply = dns_message.make_response(QUERY)
+    reply.answer = [
+        dns_rrset.from_text("web.internal.", 5, "IN", *record.split(" ", 1)) for record in records
+    ]
+    return reply.to_wire()
+
+
+@given(
+    st.sampled_from([reply_with("A 10.0.0.1"), reply_with("CNAME real.internal."), reply_with("TXT hello")]),
+    st.lists(st.tuples(st.integers(0, 60), st.integers(0, 255)), max_size=4),
+    st.integers(0, 5),
+    st.binary(max_size=5),
+)
+def test_any_bytes_are_a_reply_or_none(
+    wire: bytes, changes: list[tuple[int, int]], cut: int, more: bytes
+) -> None:
+    """And a reply can be followed to its end, or contradicts itself."""
+    changed = bytearray(wire)
+    for at, byte in changes:
+        if at < len(changed):
+            changed[at] = byte
+    reply = name_servers._reply_to(QUERY, bytes(changed[: len(changed) - cut]) + more)
+    if reply is not None:
+        with contextlib.suppress(DNSException):
+            chain = reply.resolve_chaining()
+            assert chain.answer is None or all(ip_address(record.address) for record in chain.answer)
+
+
+def test_what_answers_another_question_is_no_reply() -> None:
+    """Somebody guesses: the number, the name, or both (RFC 5452)."""
+    wire = reply_with("A 10.0.0.1")
+    assert name_servers._reply_to(QUERY, wire) is not None
+    assert name_servers._reply_to(QUERY, bytes([wire[0] ^ 1]) + wire[1:]) is None
+    assert name_servers._reply_to(QUERY, wire.replace(b"\x03web", b"\x03wab")) is None
+    assert name_servers._reply_to(QUERY, QUERY.to_wire()) is None, "a question is none either"
