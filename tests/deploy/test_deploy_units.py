@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
@@ -21,6 +22,7 @@ from bench.lan import may_make_namespaces
 from scaleup.config import TierSettings
 
 OPERATING = ROOT / "docs" / "operating.md"
+CLUSTER = ROOT / "deploy" / "cluster.toml"
 NODES = {"lb": "lb1", "vrrp": "lb1", "web": "web1", "app": "app1", "db": "db"}
 CAP_NET_BIND_SERVICE, CAP_NET_ADMIN, CAP_NET_RAW = 1 << 10, 1 << 12, 1 << 13
 VIRTUAL = "http://10.0.0.100"
@@ -42,11 +44,11 @@ def entries(tier: str, key: str) -> list[str]:
     return [line.partition("=")[2] for line in lines if line.startswith(f"{key}=")]
 
 
-def here(text: str, tier: str, credentials: Path) -> str:
+def here(text: str, node: str, credentials: Path) -> str:
     """A unit's text as it would be on this machine, where nothing is installed below /opt."""
     text = text.replace("/opt/scaleup/.venv/bin/python", sys.executable).replace("/opt/scaleup", str(ROOT))
-    text = text.replace("/etc/scaleup/cluster.toml", str(ROOT / "deploy" / "cluster.toml"))
-    return text.replace("%i", NODES[tier]).replace("%d", str(credentials))
+    text = text.replace("/etc/scaleup/cluster.toml", str(CLUSTER))
+    return text.replace("%i", node).replace("%d", str(credentials))
 
 
 @pytest.fixture
@@ -64,17 +66,21 @@ def test_a_stop_has_time_to_drain(tier: str) -> None:
     )
     drain = settings.model_fields["drain"].default
     assert float(parser["Service"]["TimeoutStopSec"]) >= drain + 5
-    assert parser["Service"]["KillMode"] == "mixed"  # SIGTERM to the parent alone, who knows the order
+    # SIGTERM to the parent alone, who knows the order; the load balancer's unit says how and why.
+    assert parser["Service"]["KillMode"] == ("control-group" if tier == "lb" else "mixed")
 
 
-@each_tier
 @pytest.mark.slow
-def test_the_command_lines_are_right(tier: str, credentials: Path) -> None:
+@pytest.mark.parametrize(
+    ("tier", "node"),
+    [(tier, node) for tier, table in tomllib.loads(CLUSTER.read_text()).items() for node in table["node"]],
+)
+def test_the_command_lines_are_right(tier: str, node: str, credentials: Path) -> None:
     (start,) = entries(tier, "ExecStart")
     environment = {"PATH": SEARCH_PATH}
     for command in (f"{start} --check", *(line for line in entries(tier, "ExecReload") if "python" in line)):
         checked = subprocess.run(
-            here(command, tier, credentials).split(),
+            here(command, node, credentials).split(),
             capture_output=True,
             text=True,
             cwd=ROOT,
@@ -88,7 +94,7 @@ def test_the_command_lines_are_right(tier: str, credentials: Path) -> None:
 @requires("systemd-analyze")
 def test_systemd_accepts_it(tier: str, tmp_path: Path) -> None:
     unit = tmp_path / unit_of(tier)
-    unit.write_text(here(file_of(tier).read_text(), tier, tmp_path))
+    unit.write_text(here(file_of(tier).read_text(), NODES[tier], tmp_path))
     verified = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", str(unit)],
         capture_output=True,
@@ -117,7 +123,7 @@ def test_it_is_as_closed_as_the_docs_say(tier: str, tmp_path: Path) -> None:
 # ----- run by systemd ---------------------------------------------------------------------------------
 
 booted = [
-    requires("systemctl", "unshare", "nsenter", "ip", "curl", "mariadbd"),
+    requires("systemctl", "unshare", "nsenter", "ip", "curl", "mariadbd", "haproxy"),
     pytest.mark.skipif(not may_make_namespaces(), reason="booting a machine needs root with CAP_SYS_ADMIN"),
     pytest.mark.timeout(120),
 ]
@@ -206,7 +212,9 @@ def test_a_reload_is_a_reload(machine: Machine) -> None:
 
 @on_a_machine
 def test_what_is_killed_is_started_again(machine: Machine) -> None:
+    """And its election has time to give the address up: systemd kills nobody."""
     unit = unit_of("lb")
+    until(lambda: answers(machine, f"{VIRTUAL}/"), "it is Active", machine)
     before = machine.show(unit, "MainPID")
     machine.run("kill", "-9", before)
 
@@ -217,6 +225,8 @@ def test_what_is_killed_is_started_again(machine: Machine) -> None:
         )
 
     until(is_back, "it is started again", machine)
+    assert b"Killing process" not in machine.console, machine.console.decode()
+    assert "active → initialize: stopped" in machine.log()
     until(lambda: answers(machine, f"{VIRTUAL}/"), "and serves", machine)
     processes = machine.run("systemctl", "status", "--no-pager", unit).stdout
     assert processes.count("-m scaleup") == 4, processes  # a node, two workers, the election: nothing is left
@@ -225,16 +235,23 @@ def test_what_is_killed_is_started_again(machine: Machine) -> None:
 @on_a_machine
 def test_a_stop_drains_and_hands_over(machine: Machine) -> None:
     unit = unit_of("lb")
+    before = machine.log()
     machine.run("systemctl", "stop", unit)
     assert machine.show(unit, "Result") == "success"  # not killed by the time-out
+    said = machine.log()[len(before) :]
+    assert "active → initialize: stopped" in said
+    assert "left to the node" not in said  # as a worker says when it gets the signal, too
     assert machine.run("ip", "-o", "address", "show", "to", "10.0.0.100").stdout == ""
 
 
 @on_a_machine
 def test_the_election_alone(machine: Machine) -> None:
-    """For HAProxy on the same host; the load balancer of ours has gone before."""
+    """For HAProxy on the same host, which has to live; the load balancer of ours has gone before."""
     unit = unit_of("vrrp")
     machine.run("systemctl", "stop", unit_of("lb"))
+    transparent = "s/bind 127.0.0.101:8080/bind 10.0.0.100:80 transparent/"
+    machine.run("sed", "-i", transparent, "/opt/scaleup/deploy/haproxy.cfg")  # in the machine's overlay only
+    machine.run("haproxy", "-D", "-f", "/opt/scaleup/deploy/haproxy.cfg")
     machine.run("systemctl", "start", unit)
     until(lambda: "backup → active" in machine.log(unit), "it is elected", machine)
     assert "10.0.0.100" in machine.run("ip", "-o", "address", "show", "dev", "eth0").stdout

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -14,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from e2e.running import RunningStack, start_stack, stop_stack
+from e2e.serving import assert_serves
 from needs import SEARCH_PATH, requires
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(90), requires("haproxy", "nginx")]
@@ -62,57 +61,18 @@ def running(arguments: list[str], url: str) -> Iterator[None]:
             process.wait()
 
 
-def assert_serves(url: str, served_by: str) -> None:
-    """The page, a link made, found, followed and deleted."""
-    with urllib.request.urlopen(f"{url}/", timeout=5) as page:
-        assert b"<html" in page.read()
-    body = json.dumps({"url": "http://example.com/swap", "code": "swap"}).encode()
-    create = urllib.request.Request(f"{url}/api/links", body, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(create, timeout=5) as created:
-        assert created.status == 201
-        assert served_by in created.headers["X-Served-By"]
-    with urllib.request.urlopen(f"{url}/api/links/swap", timeout=5) as found:
-        assert json.load(found)["url"] == "http://example.com/swap"
-    delete = urllib.request.Request(f"{url}/api/links/swap", method="DELETE")
-    with urllib.request.urlopen(delete, timeout=5) as deleted:
-        assert deleted.status == 204
-
-
 def test_haproxy_in_place_of_the_load_balancer(stack: RunningStack, tmp_path: Path) -> None:
-    url = f"http://{PREFIX}.101:8080"
+    host = f"{PREFIX}.101:8080"
     path = configuration("haproxy.cfg", tmp_path)
-    with running(["haproxy", "-db", "-f", str(path)], url):
-        assert_serves(url, "web")
+    with running(["haproxy", "-db", "-f", str(path)], f"http://{host}"):
+        assert_serves(host, "web")
 
 
 def test_nginx_in_place_of_a_web_server(stack: RunningStack, tmp_path: Path) -> None:
-    url = f"http://{PREFIX}.29:8080"
+    host = f"{PREFIX}.29:8080"
     path = configuration("nginx.conf", tmp_path)
     also = "daemon off;"
     if os.geteuid() == 0:
         also += " user root;"  # else its workers run as nobody, who cannot read a checkout below /root
-    with running(["nginx", "-p", str(ROOT), "-c", str(path), "-g", also], url):
-        assert_serves(url, "app")
-
-
-def test_the_example_cluster_is_valid() -> None:
-    environment = {"SCALEUP_DB_PASSWORD": "x" * 16, "SCALEUP_APP_DATABASE_PASSWORD": "x" * 16}
-    for tier, node in (("lb", "lb1"), ("lb", "lb2"), ("web", "web1"), ("app", "app2"), ("db", "db")):
-        checked = subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                f"scaleup.{tier}",
-                "--config",
-                "deploy/cluster.toml",
-                "--node",
-                node,
-                "--check",
-            ],
-            capture_output=True,
-            text=True,
-            cwd=ROOT,
-            env={"PATH": SEARCH_PATH, **environment},
-            check=False,
-        )
-        assert (checked.returncode, checked.stderr) == (0, "")
+    with running(["nginx", "-p", str(ROOT), "-c", str(path), "-g", also], f"http://{host}"):
+        assert_serves(host, "app")
