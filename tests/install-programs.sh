@@ -8,6 +8,7 @@ add mariadbd mariadb-server
 add chromium chromium
 add haproxy haproxy
 add nginx nginx-light
+[ -e /usr/lib/nginx/modules/ngx_stream_module.so ] || missing="$missing libnginx-mod-stream"
 add ip iproute2
 add curl curl
 add keepalived keepalived

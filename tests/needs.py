@@ -18,4 +18,9 @@ def requires(*programs: str) -> pytest.MarkDecorator:
 def missing(item: pytest.Item) -> list[str]:
     """The programs that a test needs and this machine has not."""
     programs = {program for mark in item.iter_markers("needs") for program in mark.args}
-    return sorted(program for program in programs if shutil.which(program, path=SEARCH_PATH) is None)
+    return sorted(program for program in programs if not _is_there(program))
+
+
+def _is_there(program: str) -> bool:
+    """A program, or with a slash a file: a module of one."""
+    return os.path.exists(program) if "/" in program else bool(shutil.which(program, path=SEARCH_PATH))

@@ -23,8 +23,18 @@ Reading order:
     counters   the array in shared memory in which workers count and from which all read
     generation the workers of one configuration; a reload makes another one
     totals     what all generations have counted
+    servers    what the node knows of the servers: health, what an operator has changed; told to all workers
     node       the parent: sockets, health checks, children, the reload, the drain
     metrics    HAProxy's names for what the counters hold
+
+and for whoever operates it:
+
+    stats ●    HAProxy's statistics: a row for each frontend, server and backend, and its CSV
+    trend ●    rates and maxima, which counters alone do not tell
+    statistics what the node knows, as such rows
+    commands ● what can be said at the runtime socket: `shows` ● and `changes` ● a `control` ●
+    operations that control, in terms of the node's parts
+    runtime    the Unix socket
 
 Invariants: only workers touch user bytes. Only the node opens listening sockets, and it hands them down,
 so that a worker can die without losing a queued connection. Each worker writes its own row of the

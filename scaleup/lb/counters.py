@@ -38,6 +38,7 @@ class BackendColumn(IntEnum):
 
     WAITING = 0  # in the queue for a slot
     REFUSED = 1  # no server: reset
+    ABANDONED = 2  # reset by the client before a server was reached
 
 
 class ServerColumn(IntEnum):
@@ -50,6 +51,8 @@ class ServerColumn(IntEnum):
     CONNECT_ERRORS = 4
     RETRIES = 5
     REDISPATCHES = 6
+    CLIENT_ABORTS = 7  # sessions that the client reset, or did not go on with in time
+    SERVER_ABORTS = 8  # … the server
 
 
 Column = FrontendColumn | BackendColumn | ServerColumn

@@ -84,7 +84,6 @@ class Dialler:
         self._tallies = {id(server): tally for server, tally in zip(pool.servers, tallies, strict=True)}
         self._source = source
         self.observe = observe
-        self._named = {id(server) for server in pool.servers if server.endpoint.address is None}
         self._tasks = Tasks()
 
     def dial(self, key: bytes | None, on_reached: OnReached, on_failed: OnFailed) -> Dial:
@@ -120,13 +119,9 @@ class Dialler:
         """To count in, by ServerColumn."""
         return self._tallies[id(server)]
 
-    def is_named(self, server: Server) -> bool:
-        """Its endpoint has a name, not an address."""
-        return id(server) in self._named
-
-    def resolve(self, server: Server, then: Callable[[Endpoint | OSError], None]) -> None:
-        """Call `then`, later, with the address of a server that is given by name."""
-        self._tasks.spawn(self._resolve(server.endpoint, then), name=f"resolve {server.endpoint}")
+    def resolve(self, named: Endpoint, then: Callable[[Endpoint | OSError], None]) -> None:
+        """Call `then`, later, with its address."""
+        self._tasks.spawn(self._resolve(named, then), name=f"resolve {named}")
 
     def open(self, address: Endpoint) -> SocketType:
         return dialling_lightly(address, self._source)
@@ -228,11 +223,13 @@ class Dial:
         self._left_queue()
         self._dialler.acquire(server)
         self._expect(self._dialler.settings.timeout_connect)
-        if self._dialler.is_named(server):
+        endpoint = server.endpoint
+        assert endpoint is not None, "one without an address is not usable"
+        if server.is_named:
             attempt = self._failures
-            self._dialler.resolve(server, lambda address: self._resolved(attempt, server, address))
+            self._dialler.resolve(endpoint, lambda address: self._resolved(attempt, server, address))
         else:
-            self._connect(server, server.endpoint)
+            self._connect(server, endpoint)
 
     def _resolved(self, attempt: int, server: Server, address: Endpoint | OSError) -> None:
         if self.over or attempt != self._failures or self._server is not server:

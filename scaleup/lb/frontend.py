@@ -42,6 +42,14 @@ log = logging.getLogger(__name__)
 
 LOG_EVERY_SECONDS = 5.0
 
+_ABORTS: Mapping[str, ServerColumn] = {
+    EndCause.CLIENT: ServerColumn.CLIENT_ABORTS,
+    EndCause.CLIENT_TIMEOUT: ServerColumn.CLIENT_ABORTS,
+    EndCause.SERVER: ServerColumn.SERVER_ABORTS,
+    EndCause.SERVER_TIMEOUT: ServerColumn.SERVER_ABORTS,
+}
+"""What ended a session before its time, by the first letter of its termination state."""
+
 
 @dataclass(slots=True, eq=False)
 class Session:
@@ -74,14 +82,14 @@ class Sessions:
     """All of a worker's, at most `limit`. `on_room()` is called when one has ended."""
 
     def __init__(self, limit: int, on_room: Callable[[], None]) -> None:
-        self._limit, self._on_room = limit, on_room
+        self.limit, self._on_room = limit, on_room
         self._sessions: set[Session] = set()
         self._none = asyncio.Event()
         self._none.set()
 
     @property
     def has_room(self) -> bool:
-        return len(self._sessions) < self._limit
+        return len(self._sessions) < self.limit
 
     def __iter__(self) -> Iterator[Session]:
         """Of a copy: they may end meanwhile."""
@@ -173,6 +181,16 @@ class Frontend:
         close_with_reset(session.client)
         self._ended(session)
 
+    def set_maxconn(self, maxconn: int) -> None:
+        self._maxconn = maxconn
+
+    def facts(self, session: Session) -> tuple[str, str, str, str | None, float]:
+        """Of one in progress: client, frontend, backend, server, age in seconds."""
+        client = str(Endpoint(session.address, session.port))
+        route = session.route or session.dial
+        server = None if route is None else route.last
+        return client, self.name, self._backend.name, server, self._engine.loop.time() - session.accepted
+
     def kill(self, session: Session) -> None:
         self._tally[FrontendColumn.KILLED] += 1
         if session.relay is not None:
@@ -239,6 +257,7 @@ class Frontend:
         session.events |= events
         if events & ERROR:  # it was reset: nobody is left to be served
             self._tally[FrontendColumn.ABANDONED] += 1
+            self._backend.tally[BackendColumn.ABANDONED] += 1
             self.reset(session, self._cut_off(session, EndCause.CLIENT))
 
     def _refused(self, session: Session, dial: Dial, reason: str, state: str) -> None:
@@ -281,6 +300,8 @@ class Frontend:
         theirs[ServerColumn.BYTES_OUT] += outcome.bytes_out
         ours[FrontendColumn.BYTES_IN] += outcome.bytes_in
         ours[FrontendColumn.BYTES_OUT] += outcome.bytes_out
+        if aborts := _ABORTS.get(outcome.state[0]):
+            theirs[aborts] += 1
         if outcome.pauses:
             ours[FrontendColumn.PAUSES] += outcome.pauses
         self._dialler.release(server)

@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
+import logging
 import os
 import socket
 from collections.abc import Callable, Sequence
@@ -29,6 +31,10 @@ from scaleup.processes import Child, Message
 from scaleup.processes.keeper import Keeper
 from scaleup.processes.logs import Destination
 
+log = logging.getLogger(__name__)
+
+ASK_SECONDS = 1.0
+"""For an answer: a worker is never busy with one thing for long."""
 STOP_GRACE_SECONDS = 1.0
 """Beyond the time that it was given, until a worker is killed."""
 
@@ -59,6 +65,8 @@ class Generation:
         self._free = [asyncio.Event() for _ in range(settings.workers)]
         """Of each worker: it has no session any more, has ended, or was not started."""
         self._finishing = False
+        self._questions: dict[int, _Question] = {}
+        self._numbers = itertools.count()
         for row in range(settings.workers):
             worker = f"{name}/worker{row + 1}"
             self._free[row].set()
@@ -82,6 +90,22 @@ class Generation:
         for keeper in self._keepers:
             if keeper.is_ready and keeper.child is not None:
                 keeper.child.send(kind, **fields)
+
+    async def ask(self, kind: str, **fields: Any) -> list[Any]:
+        """What all workers that are ready answer, as far as they do so within ASK_SECONDS."""
+        number = next(self._numbers)
+        asked = [keeper.child for keeper in self._keepers if keeper.is_ready and keeper.child is not None]
+        question = self._questions[number] = _Question(len(asked))
+        for child in asked:
+            child.send(kind, number=number, **fields)
+        try:
+            async with asyncio.timeout(ASK_SECONDS):
+                await question.answered.wait()
+        except TimeoutError:
+            log.warning("not all workers have answered within %g s", ASK_SECONDS)
+        finally:
+            del self._questions[number]
+        return question.answers
 
     async def drain(self, seconds: float) -> None:
         """Refuse new connections; sessions may go on for so long. Returns when the last one has ended."""
@@ -140,6 +164,9 @@ class Generation:
                 self._on_ready()
             case "free":
                 self._free[row].set()
+            case "answer":
+                if question := self._questions.get(message.fields["number"]):
+                    question.add(message.fields["part"], message.fields["more"])
             case "observed":
                 reached = [(server, (0, "")) for server in message.fields["made"]]
                 for server, (times, reason) in [*reached, *message.fields["failed"]]:
@@ -149,3 +176,20 @@ class Generation:
     def _died(self, name: str, row: int, how: str) -> None:
         self.counters.clear_current(row)
         self._on_death(name, how)
+
+
+class _Question:
+    """Put to some workers. Each answers in parts, as one may be larger than a message."""
+
+    def __init__(self, asked: int) -> None:
+        self._left = asked
+        self.answers: list[Any] = []
+        self.answered = asyncio.Event()
+        if not asked:
+            self.answered.set()
+
+    def add(self, part: list[Any], more: bool) -> None:
+        self.answers += part
+        self._left -= not more
+        if not self._left:
+            self.answered.set()

@@ -1,6 +1,6 @@
 """The node: the parent of a load balancer's processes.
 
-It opens the listening sockets and hands them down, checks the servers once for all workers, keeps the
+It opens the listening sockets and hands them down, watches the servers once for all workers (`servers`), keeps the
 vrrp process and the workers running, and exports what they count. User bytes never come here.
 
 The local health of the node, which the election should know of, is whether any worker can accept. When
@@ -34,17 +34,18 @@ from scaleup.config.model import option_name
 from scaleup.errors import ConfigurationError
 from scaleup.lb.generation import Generation
 from scaleup.lb.metrics import LbCollector
+from scaleup.lb.operations import Limits, Operations
+from scaleup.lb.runtime import RuntimeSocket
+from scaleup.lb.servers import Servers
 from scaleup.lb.settings import LbSettings
+from scaleup.lb.statistics import Statistics
 from scaleup.lb.totals import Totals
+from scaleup.lb.trend import SAMPLE_SECONDS
 from scaleup.net.addresses import Endpoint
-from scaleup.net.proxy_protocol import v2_local
 from scaleup.net.sockets import bound, endpoint_of, is_ours, listening, stop_listening
 from scaleup.processes import Child, Message, Process, Tasks
 from scaleup.processes.keeper import Keeper
 from scaleup.processes.logs import Destination
-from scaleup.upstream.checks import Checker
-from scaleup.upstream.health import Change
-from scaleup.upstream.pool import Server
 from scaleup.vrrp.metrics import ElectionCollector
 from scaleup.vrrp.settings import Election
 
@@ -53,22 +54,15 @@ log = logging.getLogger(__name__)
 STOP_GRACE_SECONDS = 1.0
 """Until the vrrp process is killed."""
 
-INTRODUCTIONS = {"off": b"", "v1": b"PROXY UNKNOWN\r\n", "v2": v2_local()}
-"""With which health checks begin, by --send-proxy."""
-
-MOST_OBSERVED = 1000
-"""Failed connections that one message of a worker may speak of."""
-
-UNCHANGEABLE = {*TierSettings.model_fields, *Election.model_fields} - {"drain"}
+UNCHANGEABLE = {*TierSettings.model_fields, *Election.model_fields, "runtime_socket"} - {"drain"}
 """Settings that a reload cannot change."""
 
 
 class Node:
     def __init__(self, settings: LbSettings, process: Process) -> None:
         self._settings, self._process = settings, process
-        self._servers: dict[str, list[Server]] = {}  # of each backend
-        self._checkers: dict[str, Checker] = {}  # of each backend
-        self._known: set[Server] = set()  # those whose state was known before a reload
+        now = asyncio.get_running_loop().time
+        self._servers = Servers(self._tell_workers, process.event, now)
         self._sockets: dict[Endpoint, list[socket.socket]] = {}  # for each endpoint, one for each worker
         self._generation: Generation | None = None  # that accepts
         self._retiring: set[Generation] = set()
@@ -76,10 +70,24 @@ class Node:
         self._election: dict[str, Any] = {}  # the vrrp process's newest statistics
         self.role: str | None = None
         self._tasks = Tasks()
-        self._checks = Tasks()
         self._totals = Totals()
+        self._limits = Limits()
+        self._statistics = Statistics(
+            lambda: self._settings, self._limits.maxconn, self._servers, self._totals, now
+        )
+        self._operations = Operations(
+            lambda: self._settings,
+            self._servers,
+            self._statistics,
+            self._limits,
+            self._generations,
+            self._tell_workers,
+            process.log_dropped,
+            process.stopping.is_set,
+        )
+        self._runtime: RuntimeSocket | None = None
         self._collectors = (
-            LbCollector(lambda: self._settings, lambda: self._servers, self._totals),
+            LbCollector(lambda: self._settings, self._totals, self._operations.rows, self._operations.info),
             ElectionCollector(lambda: self._election and {**self._election, "role": self.role}),
         )
         for collector in self._collectors:
@@ -91,10 +99,14 @@ class Node:
         if self._source is not None:
             bound(Endpoint(self._source, 0), "--source").close()
         self._open_sockets(self._settings)
-        self._know_servers(self._settings)
+        self._servers.know(self._settings)
         self._generation = await self._start_generation(self._settings)
         self._tell_workers()
-        self._watch_servers()
+        self._servers.watch(self._settings, self._source)
+        self._tasks.spawn(self._sample(), name="samples for the statistics")
+        if self._settings.runtime_socket is not None:
+            self._runtime = RuntimeSocket(self._settings.runtime_socket, self._operations)
+            await self._runtime.start()
         if self._settings.vip:
             name = f"{self._process.name}/vrrp"
             self._vrrp = Keeper(name, partial(self._spawn_vrrp, name), self._vrrp_died)
@@ -112,21 +124,23 @@ class Node:
             raise
         old, self._generation, self._settings = self._generation, new, settings
         assert old is not None
-        await self._checks.cancel()
-        self._know_servers(settings)
-        self._watch_servers()
+        await self._servers.rest()
+        self._servers.know(settings)
+        self._servers.watch(settings, self._source)
         self._tell_workers()
         self._tasks.spawn(self._retire(old), name="workers under the old settings")
 
     async def stop(self) -> None:
         """Drain, hand over, end. May be called after a `start` that failed."""
         await self._process.end_reload()
-        await self._checks.cancel()
+        await self._servers.rest()
         self._tell_fitness()
-        generations = [*self._retiring, *([self._generation] if self._generation else [])]
+        generations = self._generations()
         await asyncio.gather(*(generation.drain(self._settings.drain) for generation in generations))
         if self._vrrp is not None:
             await self._vrrp.stop(STOP_GRACE_SECONDS)
+        if self._runtime is not None:
+            await self._runtime.stop()
         await self._tasks.cancel()
         for generation in {*generations, *self._retiring}:
             await generation.end()
@@ -144,7 +158,7 @@ class Node:
             [self._sockets_of_worker(row, settings) for row in range(settings.workers)],
             self._worker_ready,
             self._worker_died,
-            self._observed,
+            self._servers.observed,
         )
         self._totals.begin(settings, generation.counters)
         try:
@@ -176,15 +190,19 @@ class Node:
         self._process.event("worker", worker=name, how=how)
         self._tell_fitness()
 
+    def _generations(self) -> list[Generation]:
+        return [*self._retiring, *([self._generation] if self._generation else [])]
+
     def _tell_workers(self) -> None:
-        for generation in (self._generation, *self._retiring):
-            if generation is not None:
-                up = [
-                    self._is_up(backend.name, server.name)
-                    for backend in generation.settings.backends
-                    for server in backend.server
-                ]
-                generation.tell("state", active=self.role == "active", up=up)
+        for generation in self._generations():
+            state = self._servers.state(generation.settings)
+            maxconn = [self._limits.maxconn(frontend) for frontend in generation.settings.frontends]
+            generation.tell("state", active=self.role == "active", maxconn=maxconn, **state)
+
+    async def _sample(self) -> None:
+        while True:
+            self._statistics.sample()
+            await asyncio.sleep(SAMPLE_SECONDS)
 
     # ----- the election ---------------------------------------------------------------------------
 
@@ -236,60 +254,6 @@ class Node:
         self._tell_workers()
         if role == "backup":  # perhaps it was Active, and drains
             self._tell_fitness()
-
-    # ----- the servers ----------------------------------------------------------------------------
-
-    def _know_servers(self, settings: LbSettings) -> None:
-        """Those that we knew under the same name and address keep their state."""
-        before = {
-            (backend, server.name, server.endpoint): server.up
-            for backend, servers in self._servers.items()
-            for server in servers
-        }
-        self._known = set()
-        self._servers = {
-            backend.name: [server.server() for server in backend.server] for backend in settings.backends
-        }
-        for name, servers in self._servers.items():
-            for server in servers:
-                if (known := (name, server.name, server.endpoint)) in before:
-                    server.up = before[known]
-                    self._known.add(server)
-
-    def _watch_servers(self) -> None:
-        self._checkers = {}
-        for backend in self._settings.backends:
-            changed = partial(self._server_changed, backend.name)
-            servers = self._servers[backend.name]
-            checker = Checker(
-                servers,
-                backend,
-                changed,
-                source=self._source,
-                known=self._known,
-                preamble=INTRODUCTIONS[backend.send_proxy],
-                error_limit=backend.error_limit if backend.observe == "layer4" else 0,
-                on_error=backend.on_error,
-            )
-            self._checkers[backend.name] = checker
-            self._checks.spawn(checker.run(), name=f"health checks of {backend.name}")
-
-    def _observed(self, backend: str, name: str, times: int, reason: str) -> None:
-        server = next((it for it in self._servers.get(backend, ()) if it.name == name), None)
-        if server is None or (checker := self._checkers.get(backend)) is None:
-            return  # only workers under the old settings know it
-        if not times:
-            checker.connection_made(server)
-        for _ in range(min(times, MOST_OBSERVED)):
-            checker.connection_failed(server, reason)
-
-    def _server_changed(self, backend: str, server: Server, change: Change) -> None:
-        self._process.event("server", backend=backend, server=server.name, up=change.up, reason=change.reason)
-        self._tell_workers()
-
-    def _is_up(self, backend: str, name: str) -> bool:
-        """One that we know no more is taken for what it was: only old workers ask for it."""
-        return next((server.up for server in self._servers.get(backend, ()) if server.name == name), True)
 
     # ----- the sockets ----------------------------------------------------------------------------
 

@@ -19,8 +19,10 @@ with its backend; what stands in [lb] itself is then the default of all of them 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
@@ -40,6 +42,8 @@ from scaleup.upstream.health import OnError
 from scaleup.upstream.settings import Servers, UpstreamSettings
 from scaleup.vrrp.settings import Election
 
+MAX_SOCKET_PATH_BYTES = 107
+"""unix(7): sun_path, and the byte that ends it."""
 TRAFFIC = "traffic"
 LIMITS = "limits and time-outs"
 MAX_ELECTED_SOCKETS = 128
@@ -172,6 +176,9 @@ examples:
     workers: Annotated[int, Flag("N", TRAFFIC)] = Field(
         1, ge=1, le=64, description="processes that relay; as many as cores is the most that helps"
     )
+    runtime_socket: Annotated[Path | None, Flag("PATH", "this process")] = Field(
+        None, description="answer HAProxy's commands (show stat, set server, …) on this Unix socket, mode 600"
+    )
     log_connections: Annotated[bool, Flag(None, "this process")] = Field(
         False,
         description="a line for each connection that has ended: HAProxy's option tcplog, or an object "
@@ -181,6 +188,15 @@ examples:
         (), description="instead of listen: several, each with its backend"
     )
     backend: Annotated[tuple[BackendTable, ...], FileOnly()] = Field((), description="instead of server")
+
+    @field_validator("runtime_socket")
+    @classmethod
+    def _can_be_bound(cls, path: Path | None) -> Path | None:
+        if path is not None and len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES:
+            raise ValueError(
+                f"it is longer than the {MAX_SOCKET_PATH_BYTES} bytes that a socket's path may have"
+            )
+        return path
 
     @model_validator(mode="after")
     def _is_one_proxy_or_several(self) -> Self:

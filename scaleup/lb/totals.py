@@ -36,6 +36,7 @@ class Totals:
     def __init__(self) -> None:
         self._living: dict[Counters, dict[type[Column], dict[Names, int]]] = {}
         self._ended: Counter[tuple[type[Column], int, Names]] = Counter()
+        self._cleared: Counter[tuple[type[Column], int, Names]] = Counter()
 
     def begin(self, settings: LbSettings, counters: Counters) -> None:
         """Of a generation that is about to serve."""
@@ -49,13 +50,29 @@ class Totals:
         for columns, indices in self._living.pop(counters, {}).items():
             for names, index in indices.items():
                 for column in columns:
-                    if not any(column is it for it in IN_PROGRESS):  # as numbers, they are equal to others
+                    if not _is_in_progress(column):
                         self._ended[columns, column, names] += counters.total(column, index)
+
+    def clear(self) -> None:
+        """Count from 0 again. Only workers write their counters: what they have counted by now is taken off."""
+        known = {(columns, names) for columns, _, names in self._ended}
+        for living in self._living.values():
+            known |= {(columns, names) for columns, indices in living.items() for names in indices}
+        self._cleared.clear()
+        for columns, names in known:
+            for column in columns:
+                if not _is_in_progress(column):
+                    self._cleared[columns, column, names] = self.total(column, names)
 
     def total(self, column: Column, names: Names) -> int:
         columns = type(column)
-        return self._ended[columns, column, names] + sum(
+        ended = self._ended[columns, column, names] - self._cleared[columns, column, names]
+        return ended + sum(
             counters.total(column, index)
             for counters, indices in self._living.items()
             if (index := indices[columns].get(names)) is not None
         )
+
+
+def _is_in_progress(column: Column) -> bool:
+    return any(column is it for it in IN_PROGRESS)  # as numbers, they are equal to others

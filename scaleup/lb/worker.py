@@ -4,10 +4,12 @@ Started by the node, which hands it everything with the first message: the setti
 own listening sockets, one for each endpoint of each frontend. Sockets on a virtual address are bound and do not
 listen until the vrrp process says so to the kernel; the node then says `active`.
 
-Messages from the node: `init`, `state` (whether it is `active`, and of each server whether it is `up`; before
-the first one nothing is accepted), and the last ones, each with the `seconds` that sessions may go on: `drain`
-(refuse new connections) and `retire` (leave them to other workers; but addresses that are `gone` nobody takes
-over). The node is told `observed` (see `observe`), and when the last session has ended, `free`.
+Messages from the node: `init`, `state` (whether it is `active`, of each server whether it is `up`, and `live` where
+that is not as configured, and each frontend's `maxconn`; before the first one nothing is accepted), what an
+operator wants (`sessions`, `shut_down`, `shut_down_all`; the first two are answered), and the last ones, each with
+the `seconds` that sessions may go on: `drain` (refuse new connections) and `retire` (leave them to other workers;
+but addresses that are `gone` nobody takes over). The node is told `observed` (see `observe`), and when the last
+session has ended, `free`.
 """
 
 from __future__ import annotations
@@ -15,11 +17,13 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import random
 import signal
 import socket
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from itertools import islice
+from typing import Any
 
 from scaleup.lb.accept import Listener, affordable
 from scaleup.lb.counters import BackendColumn, Counters, FrontendColumn, ServerColumn, Sizes
@@ -38,11 +42,14 @@ from scaleup.processes import Message, Process, run_child
 from scaleup.processes.logs import gathered
 from scaleup.upstream.balance import algorithm
 from scaleup.upstream.pool import Pool, Server
+from scaleup.upstream.server import Live
 
 log = logging.getLogger(__name__)
 
 GARBAGE_THRESHOLD = 50_000
 """New objects until the collector looks; Python's 700 are 30 connections, and cost 4 % of the CPU time of each."""
+MOST_AT_A_TIME = 100
+"""Sessions in one message: at most 1 KiB each, below the 128 KiB of a message."""
 PIPES = 48
 """Of 1 MiB each: below the 64 MiB that the kernel grants an unprivileged user."""
 
@@ -57,10 +64,9 @@ class Worker:
         self._counters = Counters(memory, rows, sizes_of(settings))
         self._wakers = Wakers(wakers, self._row, self._wake)
         self._engine = Engine(self._loop, Pipes(PIPES))
-        limit = affordable(
-            sum(frontend.maxconn for frontend in settings.frontends), len(init.descriptors) + 2 * PIPES
-        )
-        self._sessions = Sessions(limit, self._resume)
+        self._wanted = sum(frontend.maxconn for frontend in settings.frontends)
+        self._descriptors = len(init.descriptors) + 2 * PIPES
+        self._sessions = Sessions(affordable(self._wanted, self._descriptors), self._resume)
         self._deadline: float | None = None  # of all sessions, once no more are accepted
         self._last_wait: asyncio.Timeout | None = None
         self._observer = Observer(self._tell_of_servers)
@@ -94,16 +100,31 @@ class Worker:
     def obey(self, message: Message) -> None:
         match message.kind:
             case "state":
-                self._learn(message.fields["active"], message.fields["up"])
+                self._learn(**message.fields)
+            case "sessions":
+                self._answer(message.fields["number"], [self._facts(session) for session in self._sessions])
+            case "shut_down":
+                self._answer(message.fields["number"], self._shut_down(message.fields["session"]))
+            case "shut_down_all":
+                self._shut_down_all(message.fields["backend"], message.fields["server"])
             case "drain":
                 self.finish(message.fields["seconds"])
             case "retire":
                 self.retire(message.fields["seconds"], set(map(Endpoint.parse, message.fields["gone"])))
 
-    def _learn(self, active: bool, up: Sequence[bool]) -> None:
-        for server, is_up in zip(self._servers, up, strict=True):
+    def _learn(
+        self,
+        active: bool,
+        up: Sequence[bool],
+        live: Sequence[tuple[int, list[Any]]],
+        maxconn: Sequence[int],
+    ) -> None:
+        changed = {number: Live.from_list(fields) for number, fields in live}
+        for number, (server, is_up) in enumerate(zip(self._servers, up, strict=True)):
             server.up = is_up
+            server.live = changed.get(number, server.configured)
         self._wake()
+        self._limit(maxconn)
         if not active:
             self.leave_address()
         if self._deadline is None:
@@ -111,6 +132,14 @@ class Worker:
                 frontend.acceptor.start(elected=False)
                 if active:
                     frontend.acceptor.start(elected=True)
+
+    def _limit(self, maxconn: Sequence[int]) -> None:
+        for frontend, limit in zip(self._frontends, maxconn, strict=True):
+            frontend.set_maxconn(limit)
+        if sum(maxconn) != self._wanted:
+            self._wanted = sum(maxconn)
+            self._sessions.limit = affordable(self._wanted, self._descriptors)
+        self._resume()
 
     def leave_address(self) -> None:
         for frontend in self._frontends:
@@ -161,6 +190,28 @@ class Worker:
         for session in doomed:
             if session in self._sessions:  # not ended by the end of another one
                 session.frontend.kill(session)
+
+    # ----- what an operator wants -----------------------------------------------------------------
+
+    def _facts(self, session: Session) -> tuple[str, *tuple[Any, ...]]:
+        return f"0x{os.getpid():x}{id(session):012x}", *session.frontend.facts(session)
+
+    def _shut_down(self, identity: str) -> list[bool]:
+        session = next((it for it in self._sessions if self._facts(it)[0] == identity), None)
+        if session is None:
+            return []
+        self._kill([session], "an operator says so")
+        return [True]
+
+    def _shut_down_all(self, backend: str, server: str) -> None:
+        facts = ((session, session.frontend.facts(session)) for session in self._sessions)
+        doomed = [session for session, it in facts if it[2:4] == (backend, server)]
+        self._kill(doomed, "an operator says so")
+
+    def _answer(self, number: int, answer: Sequence[Any]) -> None:
+        for start in range(0, max(1, len(answer)), MOST_AT_A_TIME):
+            end = start + MOST_AT_A_TIME
+            self._process.tell_parent("answer", number=number, part=answer[start:end], more=end < len(answer))
 
     def _listener(self, descriptor: int) -> Listener:
         sock = socket.socket(fileno=descriptor)

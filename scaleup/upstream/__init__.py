@@ -6,6 +6,7 @@ and for the web tier, which picks an application server for each request.
     balance ●    which of those it is: roundrobin, leastconn, first, random, source, or one of your own
     algorithm ●  what these are; and they: turns ●, ranking ●, draws ●, ring ●
     health ●     whether one server is up: checks passed and failed in a row, and when the next one is due
+    history ●    since when a server is up or down, and how often it went down
     probe        one check on the wire: connect, or GET and its status, or a login (`mysql`)
     checks       the checks of all servers, side by side, until cancelled
     settings     all this as flags, environment and cluster.toml

@@ -3,7 +3,8 @@
 The shell around `health`: for each server a task waits until its deadline, makes the check (`probe`) and
 hands the result to its Health, which decides. At most `concurrency` checks are in progress at a time; the
 rest wait their turn, and the time-out of a check starts when its turn comes. A server in maintenance is not
-checked.
+checked, nor one without an address. When it returns, and when it has got another address, what was known of it
+says nothing any more: its checks start anew, as soon as one in progress has ended (`live_changed`).
 
 Whoever serves clients tells of their connections, too (`connection_failed`, `connection_made`): see `health`.
 
@@ -21,14 +22,14 @@ from collections.abc import Callable, Container, Sequence
 
 from scaleup.upstream.health import Change, Health, OnError
 from scaleup.upstream.probe import Result, probe
-from scaleup.upstream.server import Server
+from scaleup.upstream.server import Live, Server
 from scaleup.upstream.settings import UpstreamSettings
 
 log = logging.getLogger(__name__)
 
 
 class Checker:
-    """Keeps `up` of each server true, logs each change and then tells `on_change`.
+    """Keeps `up` of each server true, logs each change and then tells `on_change`; `on_result` hears of each check.
 
     `source`: our IP address to check from. `random()`: 0 ≤ it < 1, for offsets and jitter. `concurrency`:
     checks at a time; 32 is far below any limit on descriptors, and with the default time-out still checks
@@ -49,7 +50,9 @@ class Checker:
         on_error: OnError = "fail-check",
         known: Container[Server] = (),
         preamble: bytes = b"",
+        on_result: Callable[[Server, Result], None] = lambda server, result: None,
     ) -> None:
+        self._on_result = on_result
         self._servers = tuple(servers)
         self._settings = settings
         self._on_change = on_change
@@ -64,6 +67,18 @@ class Checker:
         """The newest check of a server; None: none yet."""
         watch = self._watches.get(server)
         return watch.last if watch else None
+
+    def level(self, server: Server) -> int | None:
+        """Of its health; None: it is not watched."""
+        watch = self._watches.get(server)
+        return watch.health.level if watch else None
+
+    def force(self, server: Server, up: bool) -> None:
+        """An operator says so; checks go on, and may find something else."""
+        if (watch := self._watches.get(server)) and server.up != up:
+            watch.health = self._new_health(known=True, up=up)
+            watch.look_again()
+            self._apply(server, Change(up, "an operator says so"))
 
     def connection_made(self, server: Server) -> None:
         """A client's connection reached it."""
@@ -80,15 +95,27 @@ class Checker:
             if change:
                 self._apply(server, change)
 
+    def live_changed(self, server: Server, before: Live) -> None:
+        """What an operator may change of it is not as it was `before`."""
+        now, watch = server.live, self._watches.get(server)
+        if watch is None or not now.serves or (before.serves and before.endpoint == now.endpoint):
+            return
+        watch.health = self._new_health(known=False, up=True)
+        watch.health.deadline = asyncio.get_running_loop().time()
+        watch.last = None
+        watch.look_again()
+        if not server.up:
+            self._apply(server, Change(True, "checks start anew"))
+
     async def run(self) -> None:
         """Check until cancelled (with no servers there is nothing to do, and it returns)."""
         async with asyncio.TaskGroup() as group:
             for server in self._servers:
-                watch = self._watches[server] = _Watch(self._new_health(server))
+                watch = self._watches[server] = _Watch(self._new_health(server in self._known, server.up))
                 server.up = watch.health.up
                 group.create_task(self._watch(server, watch), name=f"check {server.name}")
 
-    def _new_health(self, server: Server) -> Health:
+    def _new_health(self, known: bool, up: bool) -> Health:
         settings = self._settings
         return Health(
             inter=settings.inter,
@@ -100,27 +127,31 @@ class Checker:
             downinter=settings.downinter,
             error_limit=self._error_limit,
             on_error=self._on_error,
-            known=server.up if server in self._known else None,
+            known=up if known else None,
         )
 
     async def _watch(self, server: Server, watch: _Watch) -> None:
         loop = asyncio.get_running_loop()
-        settings, health = self._settings, watch.health
+        settings = self._settings
         was_made = True
         while True:
             await watch.due()
-            if server.admin == "maint":
+            health, endpoint = watch.health, server.endpoint
+            if endpoint is None or server.admin == "maint" or not server.live.checked:
                 health.check_not_made(loop.time())
                 continue
             async with self._slots:
                 result = await probe(
-                    server.endpoint,
+                    endpoint,
                     settings.health_check,
                     timeout=settings.check_timeout,
                     source=self._source,
                     preamble=self._preamble,
                 )
+            if watch.health is not health:
+                continue  # it speaks of an address that the server has no more
             watch.last = result
+            self._on_result(server, result)
             if result.passed is None and was_made:  # once, not every interval
                 log.warning("server %s (%s) cannot be checked: %s", server.name, server.endpoint, result)
             was_made = result.passed is not None

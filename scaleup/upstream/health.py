@@ -87,6 +87,13 @@ class Health:
         self.up = known is not False
         self.deadline = now + inter * random()
 
+    @property
+    def level(self) -> int:
+        """As HAProxy counts: 0 … rise + fall - 1, up from `rise` on: `level - rise + 1` failures bring it down."""
+        if not self.up:
+            return self._run
+        return self._rise + (self._fall - 1 - self._run if self._proven else 0)
+
     def check_passed(self, now: float, reason: str) -> Change | None:
         """The check that was due at `deadline` is done: the server is fine. `reason`: what it showed."""
         change = self._passed(reason)

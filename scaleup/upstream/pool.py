@@ -121,14 +121,19 @@ class Pool:
     def _let_weights_grow(self, now: float) -> None:
         self._next_step = math.inf
         for server, since in list(self._rising.items()):
-            step_s = server.slowstart / STEPS
-            step = int((now - since) / step_s) + 1
-            if step >= STEPS:
-                server.throttle = FULL_THROTTLE
+            server.throttle = throttle(now - since, server.slowstart)
+            if server.throttle == FULL_THROTTLE:
                 del self._rising[server]
             else:
-                server.throttle = FULL_THROTTLE * step // STEPS
-                self._next_step = min(self._next_step, since + step * step_s)
+                step = STEPS * server.throttle // FULL_THROTTLE
+                self._next_step = min(self._next_step, since + step * server.slowstart / STEPS)
+
+
+def throttle(seconds: float, slowstart: float) -> int:
+    """Per cent of its weight that a server has so long after it came up."""
+    if seconds >= slowstart:
+        return FULL_THROTTLE
+    return FULL_THROTTLE * (int(STEPS * seconds / slowstart) + 1) // STEPS
 
 
 def _own_sessions(server: Server) -> int:

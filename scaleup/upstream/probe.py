@@ -118,11 +118,12 @@ class HealthCheck:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What came of a check. `detail`: for people. `seconds`: from the start to the verdict."""
+    """What came of a check. `detail`: for people. `seconds`: from start to verdict. `http_status`: if any came."""
 
     code: Code
     detail: str
     seconds: float
+    http_status: int | None = None
 
     @property
     def passed(self) -> bool | None:
@@ -150,6 +151,7 @@ async def probe(
     connection: socket.socket | None = None
     on_timeout: Code = "SOCKERR"
     on_error: Code = "SOCKERR"
+    status: int | None = None
     try:
         try:
             async with asyncio.timeout(timeout):
@@ -166,12 +168,12 @@ async def probe(
                 if check.kind == "mysql":
                     code, detail = await _ask_mysql(connection, check)
                 else:
-                    code, detail = await _ask(connection, endpoint, check.path)
+                    code, detail, status = await _ask(connection, endpoint, check.path)
         except TimeoutError:
             return Result(on_timeout, f"no answer within {timeout:g} s", loop.time() - began)
         except OSError as error:
             return Result(on_error, _reason(error), loop.time() - began)
-        result = Result(code, detail, loop.time() - began)
+        result = Result(code, detail, loop.time() - began, status)
         if code != "L7RSP":
             await _let_it_finish(connection)
         return result
@@ -185,7 +187,7 @@ def _is_address(host: str) -> bool:
     return Endpoint(host, 0).address is not None
 
 
-async def _ask(connection: socket.socket, endpoint: Endpoint, path: str) -> tuple[Code, str]:
+async def _ask(connection: socket.socket, endpoint: Endpoint, path: str) -> tuple[Code, str, int | None]:
     loop = asyncio.get_running_loop()
     request = f"GET {path} HTTP/1.1\r\nHost: {endpoint}\r\nConnection: close\r\nUser-Agent: ScaleUp\r\n\r\n"
     await loop.sock_sendall(connection, request.encode("ascii"))
@@ -194,11 +196,11 @@ async def _ask(connection: socket.socket, endpoint: Endpoint, path: str) -> tupl
         while (status := status_of(answer)) is None:
             more = await loop.sock_recv(connection, len(_ANY_STATUS_LINE) - len(answer))
             if not more:
-                return "L7RSP", f"closed after {len(answer)} bytes of an answer"
+                return "L7RSP", f"closed after {len(answer)} bytes of an answer", None
             answer += more
     except ValueError as error:
-        return "L7RSP", str(error)
-    return ("L7OK" if 200 <= status < 400 else "L7STS"), f"status {status}"
+        return "L7RSP", str(error), None
+    return ("L7OK" if 200 <= status < 400 else "L7STS"), f"status {status}", status
 
 
 async def _ask_mysql(connection: socket.socket, check: HealthCheck) -> tuple[Code, str]:

@@ -37,7 +37,7 @@ from scaleup.config.faults import did_you_mean
 from scaleup.net.addresses import Endpoint
 from scaleup.upstream.balance import ALGORITHMS, algorithm_class
 from scaleup.upstream.probe import HealthCheck
-from scaleup.upstream.server import Server
+from scaleup.upstream.server import Live, Server
 
 _EXAMPLE = "web1=10.0.0.21:8080,weight=2,maxconn=100"
 _FLAGS = {"backup"}
@@ -130,16 +130,14 @@ class ServerSettings(BaseModel):
     def _as_line(self) -> str:
         return str(self)
 
+    @property
+    def live(self) -> Live:
+        """With which its Server begins."""
+        return Live(self.address, self.weight, self.maxconn)
+
     def server(self) -> Server:
         """A new Server, for a Pool."""
-        return Server(
-            self.name,
-            self.address,
-            self.weight,
-            self.maxconn,
-            backup=self.backup,
-            slowstart=self.slowstart,
-        )
+        return Server(self.name, *self.live[:3], backup=self.backup, slowstart=self.slowstart)
 
 
 def _table_of(text: str) -> dict[str, Any]:

@@ -1,25 +1,25 @@
-"""The PROXY protocol with others: HAProxy in front of our load balancer, nginx behind it."""
+"""The PROXY protocol with others: HAProxy or nginx in front of our load balancer, nginx behind it."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from needs import SEARCH_PATH, requires
+from e2e.programs import PATIENCE_SECONDS, running
+from needs import requires
 
 from bench.running import free_port
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(60), requires("haproxy", "nginx")]
+STREAM_MODULE = "/usr/lib/nginx/modules/ngx_stream_module.so"
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(60), requires("haproxy", "nginx", "curl", STREAM_MODULE)]
 
 FRONT, OURS, WEB = "127.0.85.10", "127.0.85.11", "127.0.85.21"
-PATIENCE_SECONDS = 20.0
 
 HAPROXY = """
 defaults
@@ -30,6 +30,23 @@ defaults
 listen front
     bind {front}
     server ours {ours} {send} source 127.0.85.10
+"""
+
+NGINX_IN_FRONT = """
+load_module {module};
+daemon off;
+pid {folder}/front.pid;
+error_log stderr;
+{user}
+events {{}}
+stream {{
+    server {{
+        listen {front};
+        proxy_pass {ours};
+        proxy_bind 127.0.85.10;
+        proxy_protocol on;
+    }}
+}}
 """
 
 NGINX = """
@@ -52,20 +69,6 @@ http {{
 """
 
 
-@contextlib.contextmanager
-def running(*argv: str) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(argv, env={**os.environ, "PATH": SEARCH_PATH}, stderr=subprocess.PIPE)
-    try:
-        yield process
-    finally:
-        process.terminate()
-        try:
-            process.communicate(timeout=PATIENCE_SECONDS)
-        finally:
-            process.kill()
-            process.wait()
-
-
 def answer(url: str, source: str, *processes: subprocess.Popen[bytes]) -> str:
     """What nginx says of the client, which asks from the address `source`."""
     deadline = time.monotonic() + PATIENCE_SECONDS
@@ -80,26 +83,39 @@ def answer(url: str, source: str, *processes: subprocess.Popen[bytes]) -> str:
         assert time.monotonic() < deadline, f"curl: exit {said.returncode}"
 
 
-@requires("curl")
 @pytest.mark.parametrize(
-    ("send", "told"), [("send-proxy", "v1"), ("send-proxy-v2", "v2"), ("send-proxy-v2 crc32c", "v1")]
+    ("program", "send", "told"),
+    [
+        ("haproxy", "send-proxy", "v1"),
+        ("haproxy", "send-proxy-v2", "v2"),
+        ("haproxy", "send-proxy-v2 proxy-v2-options crc32c", "v1"),
+        ("nginx", "", "v1"),  # it sends v1
+        ("nginx", "", "v2"),
+    ],
 )
-def test_the_client_is_known_to_the_last(tmp_path: Path, send: str, told: str) -> None:
-    """curl → HAProxy → ours → nginx, which hears from where curl came; health checks say that they are none."""
-    send = send.replace(" crc32c", " proxy-v2-options crc32c")
+def test_the_client_is_known_to_the_last(tmp_path: Path, program: str, send: str, told: str) -> None:
+    """curl → a proxy → ours → nginx, which hears from where curl came; health checks say that they are none."""
     front, ours, web = (f"{host}:{free_port(host)}" for host in (FRONT, OURS, WEB))
-    (tmp_path / "haproxy.cfg").write_text(HAPROXY.format(front=front, ours=ours, send=send))
     user = "user root;" if os.geteuid() == 0 else ""
+    in_front = HAPROXY if program == "haproxy" else NGINX_IN_FRONT
+    text = in_front.format(
+        front=front, ours=ours, send=send, folder=tmp_path, user=user, module=STREAM_MODULE
+    )
+    (tmp_path / "front").write_text(text)
     (tmp_path / "nginx.conf").write_text(NGINX.format(folder=tmp_path, web=web, user=user))
+    start_front = {
+        "haproxy": ("haproxy", "-db", "-f", f"{tmp_path}/front"),
+        "nginx": ("nginx", "-p", f"{tmp_path}", "-c", f"{tmp_path}/front"),
+    }
     admin = f"{OURS}:{free_port(OURS)}"
     arguments = ["--listen", ours, "--server", f"web={web}", "--accept-proxy", "127.0.85.0/24"]
     arguments += ["--send-proxy", told, "--health-check", "http:/", "--inter", "0.1", "--admin", admin]
     with (
         running("nginx", "-p", str(tmp_path), "-c", str(tmp_path / "nginx.conf")) as nginx,
         running(sys.executable, "-m", "scaleup.lb", *arguments, "--source", "127.0.85.11") as lb,
-        running("haproxy", "-db", "-f", str(tmp_path / "haproxy.cfg")) as haproxy,
+        running(*start_front[program]) as proxy,
     ):
-        said = answer(f"http://{front}/", "127.0.85.77", nginx, lb, haproxy)
+        said = answer(f"http://{front}/", "127.0.85.77", nginx, lb, proxy)
         assert said == f"127.0.85.77 127.0.85.77 {front.rpartition(':')[2]}"
         with urllib.request.urlopen(f"http://{admin}/metrics", timeout=5) as response:
             metrics = response.read().decode()

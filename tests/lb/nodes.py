@@ -14,8 +14,8 @@ import urllib.request
 from collections.abc import Callable
 
 import psutil
+from lb.servers import Client
 from prometheus_client.parser import text_string_to_metric_families
-from servers import Client
 
 PATIENCE_SECONDS = 20.0
 LOOK_SECONDS = 0.005  # between two looks; nothing is inferred from it

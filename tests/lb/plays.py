@@ -75,6 +75,11 @@ class Actor:
         self._loop = asyncio.get_running_loop()
         self._sock = sock
 
+    @property
+    def address(self) -> str:
+        """Its own, HOST:PORT."""
+        return "{}:{}".format(*self._sock.getsockname())
+
     # What an actor does.
 
     async def send(self, data: bytes) -> None:

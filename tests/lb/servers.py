@@ -51,6 +51,9 @@ class Backend:
         sock, (host, _) = self._socket.accept()
         return sock, host
 
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
     def close(self) -> None:
         self._stack.close()
 

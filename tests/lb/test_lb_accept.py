@@ -161,16 +161,6 @@ async def test_an_address_that_comes_and_goes(door: Door, knock: Any) -> None:
         assert door.accepting() == [False, False]
 
 
-async def test_a_socket_that_does_not_listen_is_off_the_loop(door: Door) -> None:
-    """It reports EPOLLHUP for ever; the loop would spin."""
-    door.acceptor.start(elected=True)
-    await settled()
-    assert door.accepting() == [False, False]
-    began, cpu = time.monotonic(), time.process_time()
-    await asyncio.sleep(0.1)
-    assert (time.process_time() - cpu) / (time.monotonic() - began) < 0.5
-
-
 async def test_to_finish_is_to_accept_what_waits_and_refuse_the_rest(door: Door, knock: Any) -> None:
     for sock in door.sockets:
         sock.listen(100)

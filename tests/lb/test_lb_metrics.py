@@ -4,35 +4,34 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from desk import Desk
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from scaleup.lb.counters import BackendColumn, Column, Counters, FrontendColumn, ServerColumn, Sizes
+from scaleup.lb.counters import BackendColumn, Column, FrontendColumn, ServerColumn
 from scaleup.lb.metrics import LbCollector
-from scaleup.lb.settings import LbSettings
-from scaleup.lb.totals import Totals
 
 WEB1 = {"proxy": "lb", "server": "web1"}
 
 
+SETTINGS = {"listen": [":80"], "server": ["web1=10.0.0.21:80", "web2=10.0.0.22:80"]}
+
+
 @pytest.fixture
-def counters() -> Iterator[Counters]:
-    with contextlib.closing(Counters.create(2, Sizes(1, 1, 2))) as counters:
-        yield counters
+def desk() -> Iterator[Desk]:
+    with contextlib.closing(Desk(rows=2, **SETTINGS)) as desk:
+        desk.server("lb/web2").up = False
+        yield desk
 
 
-def scrape(counters: Counters) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-    settings = LbSettings.model_validate(
-        {"listen": [":80"], "server": ["web1=10.0.0.21:80", "web2=10.0.0.22:80"]}
-    )
-    servers = [server.server() for server in settings.server]
-    servers[1].up = False
-    totals = Totals()
-    totals.begin(settings, counters)
+def scrape(desk: Desk) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
     registry = CollectorRegistry()
-    registry.register(LbCollector(lambda: settings, lambda: {"lb": servers}, totals))
+    registry.register(
+        LbCollector(lambda: desk.settings, desk.totals, desk.operations.rows, desk.operations.info)
+    )
     families = text_string_to_metric_families(generate_latest(registry).decode())
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
@@ -45,7 +44,7 @@ def value(samples: dict[tuple[str, frozenset[tuple[str, str]]], float], name: st
     return samples[f"scaleup_lb_{name}", frozenset(labels.items())]
 
 
-def test_the_counters_of_all_workers_under_haproxys_names(counters: Counters) -> None:
+def test_the_counters_of_all_workers_under_haproxys_names(desk: Desk) -> None:
     names: list[tuple[Column, str]] = [
         (FrontendColumn.CURRENT, "current_sessions"),
         (FrontendColumn.TOTAL, "sessions_total"),
@@ -58,6 +57,7 @@ def test_the_counters_of_all_workers_under_haproxys_names(counters: Counters) ->
         (FrontendColumn.UNGREETED, "proxy_header_errors_total"),
         (BackendColumn.WAITING, "current_queue"),
         (BackendColumn.REFUSED, "failed_connections_total"),
+        (BackendColumn.ABANDONED, "abandoned_connections_total"),
         (ServerColumn.CURRENT, "current_sessions"),
         (ServerColumn.TOTAL, "sessions_total"),
         (ServerColumn.BYTES_IN, "bytes_in_total"),
@@ -65,6 +65,8 @@ def test_the_counters_of_all_workers_under_haproxys_names(counters: Counters) ->
         (ServerColumn.CONNECT_ERRORS, "connection_errors_total"),
         (ServerColumn.RETRIES, "retry_warnings_total"),
         (ServerColumn.REDISPATCHES, "redispatch_warnings_total"),
+        (ServerColumn.CLIENT_ABORTS, "client_aborts_total"),
+        (ServerColumn.SERVER_ABORTS, "server_aborts_total"),
     ]
     assert len(names) == len(FrontendColumn) + len(BackendColumn) + len(ServerColumn)
     kinds: dict[type[Column], str] = {
@@ -73,9 +75,9 @@ def test_the_counters_of_all_workers_under_haproxys_names(counters: Counters) ->
         ServerColumn: "server",
     }
     for column, _ in names:
-        counters.tally(0, type(column), 0)[column] = column
-        counters.tally(1, type(column), 0)[column] = 100
-    samples = scrape(counters)
+        desk.counters.tally(0, type(column), 0)[column] = column
+        desk.counters.tally(1, type(column), 0)[column] = 100
+    samples = scrape(desk)
     for column, name in names:
         kind = kinds[type(column)]
         labels = WEB1 if kind == "server" else {"proxy": "lb"}
@@ -84,13 +86,33 @@ def test_the_counters_of_all_workers_under_haproxys_names(counters: Counters) ->
             assert value(samples, f"server_{name}", proxy="lb", server="web2") == 0
 
 
-def test_a_servers_state_is_one_hot(counters: Counters) -> None:
-    samples = scrape(counters)
-    for server, state, is_it in (
-        ("web1", "UP", 1),
-        ("web1", "DOWN", 0),
-        ("web2", "UP", 0),
-        ("web2", "DOWN", 1),
-    ):
-        assert value(samples, "server_status", proxy="lb", server=server, state=state) == is_it
-    assert value(samples, "backend_active_servers", proxy="lb") == 1
+@pytest.mark.parametrize(
+    ("live", "state"),
+    [
+        ({}, "UP"),
+        ({"admin": "drain"}, "DRAIN"),
+        ({"admin": "maint"}, "MAINT"),
+        ({"endpoint": None}, "MAINT"),
+        ({"weight": 0}, "UP"),
+    ],
+)
+def test_a_servers_state_is_one_hot(desk: Desk, live: dict[str, Any], state: str) -> None:
+    desk.server("lb/web1").change(**live)
+    samples = scrape(desk)
+    for one in ("UP", "DOWN", "MAINT", "DRAIN", "NOLB"):
+        assert value(samples, "server_status", **WEB1, state=one) == (one == state)
+        assert value(samples, "server_status", proxy="lb", server="web2", state=one) == (one == "DOWN")
+    assert value(samples, "backend_active_servers", proxy="lb") == (live == {})
+
+
+def test_what_counters_do_not_tell(desk: Desk) -> None:
+    desk.server("lb/web1").change(weight=7, maxconn=30)
+    samples = scrape(desk)
+    assert value(samples, "server_weight", **WEB1) == 7
+    assert value(samples, "server_limit_sessions", **WEB1) == 30
+    assert value(samples, "server_current_queue", **WEB1) == 0
+    assert value(samples, "server_downtime_seconds_total", **WEB1) == 0
+    assert value(samples, "frontend_limit_sessions", proxy="lb") == 4000
+    assert value(samples, "process_dropped_logs_total") == 7
+    assert value(samples, "process_max_connections") == 4000
+    assert not any(name.endswith("check_duration_seconds") for name, _ in samples), "none was made yet"

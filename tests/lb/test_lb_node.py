@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import resource
 import signal
 import socket
 import threading
@@ -165,66 +164,6 @@ def test_what_clients_cannot_reach_is_taken_out_before_its_check(
 
 
 # ----- reloading --------------------------------------------------------------------------------------
-
-
-class Steady(threading.Thread):
-    """A client that connects again and again, and asks once each time. What fails is kept."""
-
-    def __init__(self, address: tuple[str, int]) -> None:
-        super().__init__()
-        self.address = address
-        self.names: list[str] = []
-        self.failed: list[str] = []
-        self._enough = threading.Event()
-
-    def run(self) -> None:
-        while not self._enough.is_set():
-            try:
-                with Client(self.address) as client:
-                    name = client.greeting()
-                    client.echo(b"12345")
-                    self.names.append(name)
-            except (OSError, AssertionError) as error:
-                self.failed.append(repr(error))
-
-    def __enter__(self) -> Steady:
-        self.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._enough.set()
-        self.join()
-
-
-def test_reloads_under_traffic_lose_nobody(
-    start: Start, plain: tuple[str, int], web1: EchoServer, web2: EchoServer, tmp_path: Path
-) -> None:
-    file = tmp_path / "cluster.toml"
-
-    def configure(server: EchoServer, workers: int) -> None:
-        file.write_text(f'[lb]\nworkers = {workers}\nserver = ["web={server.address}"]\n')
-
-    configure(web1, 2)
-    node = start(*listen(plain), "--config", str(file)).ready()
-    with Client(plain) as before, contextlib.ExitStack() as stack:
-        assert before.greeting() == "web1"
-        clients = [stack.enter_context(Steady(plain)) for _ in range(4)]
-        for turn, workers in enumerate((1, 3, 2)):
-            seen = len(clients[0].names)
-            configure(web2 if turn % 2 == 0 else web1, workers)
-            known = len(node.log)
-            node.process.send_signal(signal.SIGHUP)
-            node.says("reloaded", after=known)
-            wanted = "web2" if turn % 2 == 0 else "web1"
-            eventually(lambda: clients[0].names[-1] == wanted and len(clients[0].names) > seen)  # noqa: B023
-            eventually(lambda: node.metric("lb_server_status", server="web", state="UP") == 1)
-        before.echo(b"those of before go on")
-    node.says("the workers under the old settings have ended")
-    assert [client.failed for client in clients] == [[]] * 4
-    asked = sum(len(client.names) for client in clients)
-    eventually(lambda: node.metric("lb_frontend_current_sessions") == 0)
-    assert node.metric("lb_frontend_sessions_total") == asked + 1
-    eventually(lambda: len(node.children(WORKER)) == 2)
 
 
 def test_what_cannot_be_reloaded_changes_nothing(
@@ -399,41 +338,6 @@ def test_a_worker_that_is_told_to_stop_by_others_than_its_node_goes_on(
         node.says("SIGTERM: left to the node")
         client.echo()
     first_answer(plain)
-
-
-def test_an_address_that_the_host_does_not_have_yet(
-    start: Start, plain: tuple[str, int], web1: EchoServer
-) -> None:
-    """It may be one that keepalived moves."""
-    node = start(*listen(("192.0.2.1", 8080), plain), *servers(web1)).ready()
-    node.says("no interface of this host has 192.0.2.1 yet")
-    first_answer(plain)
-    assert not any(f"has {plain[0]} yet" in line for line in node.log)
-
-
-def test_without_descriptors_a_worker_rests_and_comes_back(
-    start: Start, plain: tuple[str, int], web1: EchoServer
-) -> None:
-    node = start(*listen(plain), *servers(web1)).ready()
-    worker = node.child(WORKER)
-    with contextlib.ExitStack() as stack:
-        first = stack.enter_context(Client(plain))
-        first.greeting()
-        soft, hard = worker.rlimit(resource.RLIMIT_NOFILE)
-        worker.rlimit(resource.RLIMIT_NOFILE, (worker.num_fds(), hard))
-        clients = [stack.enter_context(Client(plain)) for _ in range(10)]
-        node.says("cannot accept: Too many open files")
-        busy, began = sum(worker.cpu_times()[:2]), time.monotonic()
-        first.echo()
-        time.sleep(0.5)
-        assert (sum(worker.cpu_times()[:2]) - busy) / (time.monotonic() - began) < 0.2
-        first.echo()
-        worker.rlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        began = time.monotonic()
-        for client in clients:
-            client.greeting()
-        assert time.monotonic() - began < 5
-    assert sum("cannot accept" in line for line in node.log) == 1
 
 
 # ----- stopping -----------------------------------------------------------------------------------

@@ -150,7 +150,7 @@ async def test_in_the_queue(
     shop: Open, backend: Backend, what: str, state: str, settings: dict[str, Any]
 ) -> None:
     one = shop(backend, **settings)
-    one.worker._servers[0].maxconn = 1
+    one.server_is(0, maxconn=1)
     await one.session(backend)
     lines = Lines(one)
     client = await one.client(one.elected)

@@ -16,6 +16,7 @@ import pytest
 from plays import Actor
 from servers import Backend
 
+from scaleup.lb import worker
 from scaleup.lb.counters import BackendColumn, Column, Counters, FrontendColumn, ServerColumn
 from scaleup.lb.observe import Observer
 from scaleup.lb.settings import LbSettings
@@ -74,6 +75,8 @@ class Shop:
         os.close(waker)
         self.worker = Worker(init, cast(Process, self.process))
         self.active, self.up = active, [True] * len(servers)
+        self.live = [server.live for server in self.settings.server]
+        self.maxconn = self.settings.maxconn
         if told:
             self.say_state()
         self._actors: list[Actor] = []
@@ -86,10 +89,13 @@ class Shop:
     def say_state(self, *, active: bool | None = None) -> None:
         """The node says all that it knows, each time."""
         self.active = self.active if active is None else active
-        self.say("state", active=self.active, up=self.up)
+        live = [(number, live.as_list()) for number, live in enumerate(self.live)]
+        self.say("state", active=self.active, up=self.up, live=live, maxconn=[self.maxconn])
 
-    def server_is(self, number: int, *, up: bool) -> None:
+    def server_is(self, number: int, *, up: bool = True, **live: Any) -> None:
+        """`live`: what an operator has changed."""
         self.up[number] = up
+        self.live[number] = self.live[number]._replace(**live)
         self.say_state()
 
     def take_address(self) -> None:
@@ -273,7 +279,7 @@ async def test_a_server_that_comes_up_serves_all_who_wait(
     shop: Open, backend: Backend, other: Backend
 ) -> None:
     one = shop(backend, other)
-    one.worker._servers[0].maxconn = 1
+    one.server_is(0, maxconn=1)
     one.server_is(1, up=False)
     await one.session(backend)
     for _ in range(3):
@@ -282,6 +288,59 @@ async def test_a_server_that_comes_up_serves_all_who_wait(
     one.server_is(1, up=True)
     for _ in range(3):
         await one.served(other)
+
+
+async def test_a_server_in_drain_or_maintenance_keeps_its_sessions_and_gets_no_more(
+    shop: Open, backend: Backend, other: Backend
+) -> None:
+    one = shop(backend, other)
+    one.server_is(1, admin="maint")
+    client, server = await one.session(backend)
+    for admin in ("drain", "maint"):
+        one.server_is(0, admin=admin)
+        one.server_is(1, admin="ready")
+        for _ in range(4):
+            await one.session(other)
+    await client.send(b"goes on")
+    await server.expect(b"goes on")
+    one.server_is(0, admin="ready")
+    one.server_is(1, weight=0)
+    await one.session(backend)
+
+
+async def test_a_server_that_moves_gets_new_sessions_at_its_new_address(
+    shop: Open, backend: Backend, other: Backend
+) -> None:
+    one = shop(backend)
+    client, server = await one.session(backend)
+    one.server_is(0, endpoint=Endpoint.parse(other.address))
+    await one.session(other)
+    await client.send(b"goes on")
+    await server.expect(b"goes on")
+    one.server_is(0, endpoint=one.settings.server[0].live.endpoint)
+    await one.session(backend)
+
+
+async def test_without_an_address_a_server_is_not_dialled(shop: Open, backend: Backend) -> None:
+    one = shop(backend)
+    one.server_is(0, endpoint=None)
+    await (await one.client()).expect_rst()
+    assert one.count(BackendColumn.REFUSED) == 1
+    one.server_is(0, endpoint=one.settings.server[0].live.endpoint)
+    await one.session(backend)
+
+
+async def test_more_slots_serve_those_who_wait_at_once(shop: Open, backend: Backend) -> None:
+    one = shop(backend, timeout_queue=3600.0)
+    one.server_is(0, maxconn=1)
+    await one.session(backend)
+    for _ in range(3):
+        await one.client()
+    await eventually(lambda: one.count(BackendColumn.WAITING) == 3)
+    one.server_is(0, maxconn=3)
+    await one.served(backend)
+    await one.served(backend)
+    assert one.count(BackendColumn.WAITING) == 1
 
 
 async def test_a_client_that_is_gone_before_it_was_served_leaves_nothing(
@@ -325,7 +384,7 @@ async def test_an_error_of_ours_costs_one_session_and_nothing_else(
 async def test_killing_those_who_wait_calls_none_of_them_to_a_slot(shop: Open, backend: Backend) -> None:
     """The slots that the killed leave go to nobody who is killed next; no server hears of them."""
     one = shop(backend, timeout_queue=3600.0)
-    one.worker._servers[0].maxconn = 2
+    one.server_is(0, maxconn=2)
     served = [await one.session(backend, one.elected) for _ in range(2)]
     waiting = [await one.client(one.elected) for _ in range(8)]
     while one.count(BackendColumn.WAITING) < 8:  # noqa: ASYNC110
@@ -337,6 +396,102 @@ async def test_killing_those_who_wait_calls_none_of_them_to_a_slot(shop: Open, b
     assert one.count(FrontendColumn.KILLED) == 10
     with pytest.raises(BlockingIOError):
         backend.accept()
+
+
+# ----- what an operator wants -----------------------------------------------------------------------
+
+
+def answers(one: Shop, number: int) -> list[Any]:
+    """To one question, when all of it was given."""
+    parts = [fields for kind, fields in one.told if kind == "answer" and fields["number"] == number]
+    assert [part["more"] for part in parts] == [True] * (len(parts) - 1) + [False]
+    return [it for part in parts for it in part["part"]]
+
+
+async def test_sessions_are_told_and_one_of_them_can_be_ended(shop: Open, backend: Backend) -> None:
+    one = shop(backend)
+    staying, going = [await one.session(backend) for _ in range(2)]
+    one.say("sessions", number=1)
+    facts = {client: (identity, rest) for identity, client, *rest in answers(one, 1)}
+    identity, (frontend, behind, server, age) = facts[going[0].address]
+    assert (frontend, behind, server) == ("lb", "lb", "s0")
+    assert 0 <= age < PATIENCE_SECONDS
+    one.say("shut_down", number=2, session=identity)
+    assert answers(one, 2) == [True]
+    for actor in going:
+        await actor.expect_rst()
+    one.say("shut_down", number=3, session=identity)
+    assert answers(one, 3) == []
+    await staying[0].send(b"goes on")
+    await staying[1].expect(b"goes on")
+    assert one.count(FrontendColumn.KILLED) == 1
+
+
+async def test_one_that_waits_has_no_server_yet_and_can_be_ended(shop: Open, backend: Backend) -> None:
+    one = shop(backend, timeout_queue=3600.0)
+    one.server_is(0, maxconn=1)
+    await one.session(backend)
+    waiting = await one.client()
+    await eventually(lambda: one.count(BackendColumn.WAITING) == 1)
+    one.say("sessions", number=1)
+    [identity] = [facts[0] for facts in answers(one, 1) if facts[4] is None]
+    one.say("shut_down", number=2, session=identity)
+    await waiting.expect_rst()
+    assert one.count(BackendColumn.WAITING) == 0
+
+
+async def test_all_sessions_of_a_server_can_be_ended(shop: Open, backend: Backend, other: Backend) -> None:
+    one = shop(backend, other)
+    one.server_is(1, admin="drain")
+    doomed = [await one.session(backend) for _ in range(3)]
+    one.server_is(0, admin="drain")
+    one.server_is(1, admin="ready")
+    client, server = await one.session(other)
+    one.say("shut_down_all", backend="lb", server="s0")
+    for pair in doomed:
+        for actor in pair:
+            await actor.expect_rst()
+    await client.send(b"goes on")
+    await server.expect(b"goes on")
+
+
+async def test_many_sessions_are_told_in_messages_that_are_not_too_large(
+    shop: Open, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "MOST_AT_A_TIME", 2)
+    one = shop(backend)
+    for _ in range(5):
+        await one.session(backend)
+    one.say("sessions", number=1)
+    assert len(answers(one, 1)) == len({facts[0] for facts in answers(one, 1)}) == 5
+
+
+async def test_a_frontend_that_may_have_more_takes_those_who_wait(shop: Open, backend: Backend) -> None:
+    one = shop(backend, maxconn=1)
+    await one.session(backend)
+    await one.client()
+    one.maxconn = 2
+    one.say_state()
+    await one.served(backend)
+    one.maxconn = 1
+    one.say_state()  # those that it has go on
+    assert one.count(FrontendColumn.CURRENT) == 2
+
+
+async def test_who_ended_a_session_before_its_time_is_counted(shop: Open, backend: Backend) -> None:
+    one = shop(backend)
+    for who, column in ((0, ServerColumn.CLIENT_ABORTS), (1, ServerColumn.SERVER_ABORTS)):
+        pair = await one.session(backend)
+        pair[who].rst()
+        await pair[1 - who].expect_rst()
+        await one.empty()
+        assert one.count(column) == 1
+    client, server = await one.session(backend)
+    client.close()
+    await server.expect_fin()
+    server.close()
+    await one.empty()
+    assert (one.count(ServerColumn.CLIENT_ABORTS), one.count(ServerColumn.SERVER_ABORTS)) == (1, 1)
 
 
 # ----- the virtual address ------------------------------------------------------------------------
@@ -425,18 +580,6 @@ async def test_a_drain_serves_the_queue_refuses_the_rest_and_waits(shop: Open, b
         early[1].close()
     assert time.monotonic() - began < 4
     assert one.count(FrontendColumn.KILLED) == 0
-
-
-async def test_what_is_left_at_the_end_of_the_drain_is_reset(shop: Open, backend: Backend) -> None:
-    one = shop(backend)
-    one.worker._servers[0].maxconn = 1
-    client, server = await one.session(backend)
-    queued = await one.client()
-    await eventually(lambda: one.count(BackendColumn.WAITING) == 1)
-    await one.drain(0.05)
-    for actor in (client, server, queued):
-        await actor.expect_rst()
-    assert one.count(FrontendColumn.KILLED) == 2
 
 
 async def test_a_drain_without_sessions_is_done_at_once(shop: Open, backend: Backend) -> None:

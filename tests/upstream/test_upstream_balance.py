@@ -90,16 +90,16 @@ class TestEach:
         maxconns = data.draw(st.lists(st.integers(0, 2), min_size=n, max_size=n))
         pool = pool_of(name, *[1] * n)
         for server, maxconn in zip(pool.servers, maxconns, strict=True):
-            server.maxconn = maxconn
+            server.change(maxconn=maxconn)
         for _ in range(data.draw(st.integers(1, 25))):
             server = data.draw(st.sampled_from(pool.servers))
             match data.draw(st.sampled_from(["up", "weight", "admin", "end", "choose", "choose", "choose"])):
                 case "up":
                     server.up = not server.up
                 case "weight":
-                    server.weight = data.draw(st.integers(0, 3))
+                    server.change(weight=data.draw(st.integers(0, 3)))
                 case "admin":
-                    server.admin = data.draw(st.sampled_from(["ready", "drain", "maint"]))
+                    server.change(admin=data.draw(st.sampled_from(["ready", "drain", "maint"])))
                 case "end" if server.sessions:
                     pool.release(server)
                 case _:
@@ -222,7 +222,7 @@ class TestRoundRobin:
 
     def test_nor_does_one_that_was_full(self) -> None:
         pool = pool_of("roundrobin", 1, 1, 1)
-        pool.servers[0].maxconn = 1
+        pool.servers[0].change(maxconn=1)
         pool.acquire(pool.servers[0])
         assert Counter(picks(pool, 1000)) == {"s1": 500, "s2": 500}
         pool.release(pool.servers[0])
@@ -383,7 +383,7 @@ class TestFirst:
         generator = Generator(seed)
         pool = pool_of("first", *[1] * len(maxconns))
         for server, maxconn in zip(pool.servers, maxconns, strict=True):
-            server.maxconn = maxconn
+            server.change(maxconn=maxconn)
         for _ in range(60):
             if generator.random() < 0.4 and (busy := [s for s in pool.servers if s.sessions]):
                 pool.release(generator.choice(busy))
@@ -418,7 +418,7 @@ class TestRandom:
     def test_full_and_excluded_servers_do_not_change_the_odds_of_the_others(self) -> None:
         """Drawing again, and the list of those that are free, must give the same."""
         pool = pool_of("random", 200, 1, 2, 3)
-        pool.servers[0].maxconn = 1
+        pool.servers[0].change(maxconn=1)
         pool.acquire(pool.servers[0])
         counted = Counter(picks(pool, 6000))
         for n, share in ((1, 1000), (2, 2000), (3, 3000)):
@@ -506,7 +506,7 @@ class TestSource:
     def test_a_weight_that_shrinks_only_repels(self) -> None:
         pool = self.pool(2, 2, 2)
         before = self.choices(pool)
-        pool.servers[1].weight = 1
+        pool.servers[1].change(weight=1)
         after = self.choices(pool)
         assert all(after[key] == name or name == "s1" for key, name in before.items())
         assert Counter(after.values())["s1"] < Counter(before.values())["s1"]

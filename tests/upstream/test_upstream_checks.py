@@ -222,8 +222,92 @@ async def test_a_server_in_maintenance_is_not_checked_and_one_that_drains_is(
     async with running(checker):
         assert (await changes.next())[0] is draining
         assert checker.last(resting) is None
-        resting.admin = "ready"
+        resting.change(admin="ready")
         assert (await changes.next())[0] is resting
+
+
+@pytest.mark.parametrize("returns", ["from maint", "at another address", "with an address at last"])
+async def test_checks_start_anew_and_at_once(refusing: Endpoint, returns: str) -> None:
+    """What was known of it says nothing any more. The next check would have come in an hour."""
+    changes, web1 = Changes(), Server("web1", Endpoint("127.0.0.2", refusing.port))
+    draws = iter([0.0])  # the first check of all is due at once
+    checker = Checker([web1], settings(inter=3600), changes, random=lambda: next(draws, 1.0))
+    async with running(checker):
+        assert not (await changes.next())[1].up
+        before = web1.live
+        match returns:
+            case "from maint":
+                web1.change(admin="maint")
+            case "with an address at last":
+                web1.change(endpoint=None)
+        checker.live_changed(web1, before)
+        assert changes.none()
+        before = web1.live
+        web1.change(admin="ready", endpoint=refusing)
+        checker.live_changed(web1, before)
+        assert (await changes.next())[1] == Change(True, "checks start anew")
+        assert (await changes.next())[1].reason.startswith("first check failed: L4CON")
+
+
+async def test_what_a_check_says_of_an_address_that_was_left_counts_for_nothing(refusing: Endpoint) -> None:
+    """A check of the old one is in progress, and would have failed: it is a server that says nothing."""
+    changes = Changes()
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        web1 = Server("web1", Endpoint(*silent.getsockname()))
+        draws = iter([0.0])
+        check = {"inter": 3600, "health_check": "http:/", "check_timeout": 0.2}
+        checker = Checker([web1], settings(**check), changes, random=lambda: next(draws, 1.0))
+        silent.setblocking(False)
+        async with running(checker):
+            connection, _ = await asyncio.get_running_loop().sock_accept(silent)
+            before = web1.live
+            web1.change(endpoint=refusing)
+            checker.live_changed(web1, before)
+            _, change = await changes.next()
+            assert change.reason.startswith("first check failed: L4CON"), "and not: no answer within 0.2 s"
+            connection.close()
+
+
+async def test_a_server_whose_checks_are_off_stays_as_it_is(refusing: Endpoint) -> None:
+    changes = Changes()
+    spared, checked = Server("spared", refusing), Server("checked", refusing)
+    spared.change(checked=False)
+    checker = Checker([spared, checked], settings(), changes)
+    async with running(checker):
+        assert (await changes.next())[0] is checked
+        assert (spared.up, checker.last(spared)) == (True, None)
+        spared.change(checked=True)
+        assert (await changes.next())[0] is spared
+
+
+async def test_an_operator_says_what_it_is_until_checks_find_something_else(refusing: Endpoint) -> None:
+    changes, web1 = Changes(), Server("web1", refusing)
+    checker = Checker([web1], settings(), changes)
+    async with running(checker):
+        assert (await changes.next())[1].reason.startswith("first check failed")
+        checker.force(web1, up=False)
+        assert changes.none(), "it is down already"
+        checker.force(web1, up=True)
+        assert (await changes.next())[1] == Change(True, "an operator says so")
+        assert (await changes.next())[1].reason.startswith("2 checks failed"), (
+            "as of one that has passed before"
+        )
+
+
+async def test_every_result_is_told(bound: socket.socket, refusing: Endpoint) -> None:
+    results: asyncio.Queue[tuple[str, bool | None]] = asyncio.Queue()
+    checker = Checker(
+        [Server("web1", refusing)],
+        settings(),
+        on_result=lambda server, result: results.put_nowait((server.name, result.passed)),
+    )
+    async with running(checker), asyncio.timeout(5):
+        assert await results.get() == ("web1", False)
+        bound.listen()
+        while (await results.get()) != ("web1", True):
+            pass
 
 
 async def test_the_last_check_is_kept(refusing: Endpoint) -> None:

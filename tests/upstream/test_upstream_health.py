@@ -271,3 +271,25 @@ class TestObservation:
         subject = self.observed("mark-down", error_limit=0)
         assert self.connections_fail(subject, 100) is None
         assert (subject.up, subject.deadline) == (True, 103.0)
+
+
+def test_the_level_is_counted_as_haproxy_does() -> None:
+    """From 0 to rise + fall - 1, up from rise on: UP 1/3 at first, UP 3/3 once it has passed, …"""
+    subject = health(rise=2, fall=3)
+    assert subject.level == 2
+    passes(subject)
+    levels = [subject.level]
+    for _ in range(3):
+        fails(subject)
+        levels.append(subject.level)
+    passes(subject)
+    levels.append(subject.level)
+    passes(subject)
+    assert [*levels, subject.level] == [4, 3, 2, 0, 1, 4]
+
+
+def test_the_next_failed_check_of_one_that_just_started_brings_it_down_so_its_level_is_low() -> None:
+    subject = health(rise=1, fall=5)
+    assert subject.level == 1
+    fails(subject)
+    assert (subject.up, subject.level) == (False, 0)

@@ -2,18 +2,15 @@
 
 import asyncio
 import contextlib
-import os
 import socket
-import subprocess
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from needs import requires
 from real_servers import Handler, serving
+from upstream.mariadb_server import mariadb_server
 
 from scaleup.net.addresses import Endpoint
 from scaleup.upstream.mysql import Malformed, _error, _texts
@@ -150,34 +147,10 @@ def test_any_bytes_are_texts_or_the_one_error(payload: bytes) -> None:
 
 @pytest.fixture(scope="module")
 def mariadb() -> Iterator[Endpoint]:
-    """With the user that HAProxy's manual asks for, and max_connect_errors 3."""
-    with tempfile.TemporaryDirectory(dir="/var/tmp") as name, socket.socket() as finder:
-        finder.bind(("127.0.0.1", 0))
-        port = finder.getsockname()[1]
-        finder.close()
-        folder = Path(name)
-        folder.chmod(0o755)
-        data = folder / "data"
-        as_root = ["--user=root"] * (os.getuid() == 0)
-        subprocess.run(
-            ["mariadb-install-db", "--no-defaults", f"--datadir={data}", "--skip-test-db", *as_root],
-            check=True,
-            capture_output=True,
-            timeout=50,
-        )
-        init = folder / "init.sql"
-        init.write_text("CREATE USER 'haproxy'@'127.0.0.%';\nCREATE USER 'secret'@'%' IDENTIFIED BY 'x';\n")
-        command = ["mariadbd", "--no-defaults", f"--datadir={data}", f"--socket={folder}/s", *as_root]
-        command += [f"--port={port}", "--bind-address=127.0.0.1", f"--init-file={init}"]
-        command += ["--max-connect-errors=3", "--skip-name-resolve"]
-        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
-            try:
-                assert server.stderr is not None
-                said = next(line for line in server.stderr if "ready for connections" in line)
-                assert said
-                yield Endpoint("127.0.0.1", port)
-            finally:
-                server.kill()
+    """With the user that HAProxy's manual asks for."""
+    secret = "CREATE USER 'secret'@'%' IDENTIFIED BY 'x';"
+    with mariadb_server("127.0.0.1", "CREATE USER 'haproxy'@'127.0.0.%';", secret) as port:
+        yield Endpoint("127.0.0.1", port)
 
 
 @pytest.mark.slow

@@ -108,7 +108,7 @@ def test_an_operator_takes_a_server_out_and_in_whatever_its_checks_say(
     pool = Pool([one, two], turns())
     assert {pool.choose(), pool.choose()} == {two}
     assert not pool.is_free(one)
-    one.admin = "ready"
+    one.change(admin="ready")
     assert {pool.choose(), pool.choose()} == {one, two}
     one.up = False
     assert {pool.choose(), pool.choose()} == {two}
@@ -136,7 +136,7 @@ class TestBackups:
         assert self.chosen(pool) == {"a1", "a2"}
         a1.up = False
         assert self.chosen(pool) == {"a2"}
-        a2.admin = "drain"
+        a2.change(admin="drain")
         assert self.chosen(pool) == {"b1"}
         a1.up = True
         assert self.chosen(pool) == {"a1"}
@@ -229,11 +229,11 @@ class TestSlowStart:
 
     def test_it_applies_after_maintenance_and_not_after_a_drain(self) -> None:
         pool = self.pool()
-        self.cold.admin = "drain"
-        self.cold.admin = "ready"
+        self.cold.change(admin="drain")
+        self.cold.change(admin="ready")
         assert self.share(pool) == 1
-        self.cold.admin = "maint"
-        self.cold.admin = "ready"
+        self.cold.change(admin="maint")
+        self.cold.change(admin="ready")
         assert self.share(pool) == pytest.approx(0.05, abs=0.02)
 
     @pytest.mark.parametrize("name", [name for name in ALGORITHMS if name != "first"])

@@ -288,7 +288,7 @@ async def _start(servers: list[ServerSettings], root: Path | None, given: dict[s
     registry = CollectorRegistry()
     pool = Pool([app.server() for app in settings.app], algorithm("roundrobin", lambda n: 0))
     for server in pool.servers:
-        server.maxconn = maxconn
+        server.change(maxconn=maxconn)
 
     async def ready() -> str | None:
         return None

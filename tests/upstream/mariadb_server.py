@@ -1,0 +1,43 @@
+"""A MariaDB of the test's own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def mariadb_server(host: str, *sql: str) -> Iterator[int]:
+    """It listens on `host`; yields the port. `sql` is executed first; three errors of a host, and it is refused."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
+        with socket.socket() as finder:
+            finder.bind((host, 0))
+            port: int = finder.getsockname()[1]
+        folder = Path(name)
+        folder.chmod(0o755)
+        data = folder / "data"
+        as_root = ["--user=root"] * (os.getuid() == 0)
+        subprocess.run(
+            ["mariadb-install-db", "--no-defaults", f"--datadir={data}", "--skip-test-db", *as_root],
+            check=True,
+            capture_output=True,
+            timeout=50,
+        )
+        (folder / "init.sql").write_text("\n".join(sql))
+        command = ["mariadbd", "--no-defaults", f"--datadir={data}", f"--socket={folder}/s", *as_root]
+        command += [f"--port={port}", f"--bind-address={host}", f"--init-file={folder}/init.sql"]
+        command += ["--max-connect-errors=3", "--skip-name-resolve"]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+            try:
+                assert server.stderr is not None
+                assert any("ready for connections" in line for line in server.stderr), (
+                    "mariadbd did not start"
+                )
+                yield port
+            finally:
+                server.kill()
