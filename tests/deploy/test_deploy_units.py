@@ -123,7 +123,7 @@ def test_it_is_as_closed_as_the_docs_say(tier: str, tmp_path: Path) -> None:
 # ----- run by systemd ---------------------------------------------------------------------------------
 
 booted = [
-    requires("systemctl", "unshare", "nsenter", "ip", "curl", "mariadbd", "haproxy"),
+    requires("systemctl", "unshare", "nsenter", "ip", "curl", "mariadbd", "haproxy", "socat"),
     pytest.mark.skipif(not may_make_namespaces(), reason="booting a machine needs root with CAP_SYS_ADMIN"),
     pytest.mark.timeout(120),
 ]
@@ -189,6 +189,24 @@ def test_a_process_has_what_it_needs_and_no_more(machine: Machine, tier: str, ex
     pid = machine.show(unit_of(tier), "MainPID")
     assert capabilities(machine, pid) == (expected, expected)
     assert machine.run("stat", "-c", "%U", f"/proc/{pid}").stdout.strip() == "scaleup"
+
+
+@on_a_machine
+def test_root_commands_at_the_runtime_socket(machine: Machine) -> None:
+    def command(text: str) -> str:
+        return machine.run("sh", "-c", f"echo '{text}' | socat - /run/scaleup/lb.sock").stdout
+
+    def state(server: str) -> str:
+        rows = [line.split(",") for line in command("show stat lb 4 -1").splitlines() if line]
+        at = rows[0].index("status")
+        return next(row[at] for row in rows if row[1] == server)
+
+    assert machine.run("stat", "-c", "%U %a", "/run/scaleup/lb.sock").stdout.split() == ["scaleup", "600"]
+    until(lambda: state("web1") == "UP", "web1 is up", machine)
+    assert command("set server lb/web1 state maint").strip() == ""
+    assert state("web1") == "MAINT"
+    assert command("set server lb/web1 state ready").strip() == ""
+    until(lambda: state("web1") == "UP", "web1 is up again", machine)
 
 
 @on_a_machine
