@@ -85,6 +85,7 @@ class Cluster:
             Node(lan.host(name), server.ipv4, interval, folder, realtime) for name in ("a", "b")
         )
         self._start_server(server, folder)
+        self._holder = ""  # of the address, at the end of the last round
         self._wire = Wire(self.client)
 
     def _start_server(self, server: Host, folder: Path) -> None:
@@ -131,7 +132,9 @@ class Cluster:
         if rate is None:
             raise BenchError(f"wrk: {(done.stderr or done.stdout).strip()[-300:]}")
         heard = [one for one in self._wire.heard() if isinstance(one, Advertisement)]
-        return judged(heard, self.active.mac, self.interval) | {"busy": busy, "rate": float(rate[1])}
+        figures = judged(heard, self._holder or self.active.mac, self.interval)
+        self._holder = heard[-1].sender  # a take-over stands: it is counted once, not in each round after it
+        return figures | {"busy": busy, "rate": float(rate[1])}
 
 
 def judged(heard: Sequence[Advertisement | Announcement], active: str, interval: float) -> Figures:

@@ -14,6 +14,8 @@ add curl curl
 add keepalived keepalived
 add strace strace
 add wrk wrk
+add hatop hatop
+add tshark tshark
 add systemctl systemd
 add prometheus prometheus
 "${1:-python3}" -c 'import ensurepip' 2>/dev/null || missing="$missing python3-venv"

@@ -11,6 +11,7 @@ The way of a value, in reading order:
     model     the declaration: TierSettings, Flag, and the types of fields
     sources   where values come from; each keeps its origin (`--listen`, `cluster.toml:12`)
     toml      the file, and the line of a key in it
+    tables    lists of tables, [[lb.backend]], with [lb] for what they do not say
     secrets   passwords in files
     faults    what is wrong, all of it at once, each with its origin and "did you mean"
     cli       argparse from the model, and --help
@@ -30,6 +31,7 @@ from scaleup.config.model import (
     TierSettings,
 )
 from scaleup.config.secrets import SecretFile, read_secret
+from scaleup.config.tables import NamedTable, distinct
 
 __all__ = [
     "EndpointField",
@@ -37,10 +39,12 @@ __all__ = [
     "FileOnly",
     "Flag",
     "Loaded",
+    "NamedTable",
     "NetworkField",
     "Seconds",
     "SecretFile",
     "TierSettings",
+    "distinct",
     "load",
     "read_secret",
 ]

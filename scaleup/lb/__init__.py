@@ -16,6 +16,7 @@ Reading order:
     dial       reaching a server: choose, connect, retry, redispatch
     observe    what clients' connections show of the servers, told to the node
     accept     the listening sockets, and when connections are taken from them
+    sources ●  how much one client has of it all, where that is limited
     greeting   the PROXY header with which connections from other proxies begin
     frontend   a client from accept to the end: accept, dial, relay, and what is counted
     worker     one process: its frontends and backends; what happens when the virtual address comes and goes
@@ -35,6 +36,7 @@ and for whoever operates it:
     commands ● what can be said at the runtime socket: `shows` ● and `changes` ● a `control` ●
     operations that control, in terms of the node's parts
     runtime    the Unix socket
+    page       the same rows for people, live, on the admin address
 
 Invariants: only workers touch user bytes. Only the node opens listening sockets, and it hands them down,
 so that a worker can die without losing a queued connection. Each worker writes its own row of the

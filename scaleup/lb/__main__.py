@@ -15,6 +15,7 @@ async def serve(settings: LbSettings, process: Process) -> None:
     try:
         await node.start()
         process.ready()
+        process.stops_softly()
         process.reloads(lambda: load(LbSettings, sys.argv[1:]).settings, node.reload)
         await process.stopping.wait()
     finally:

@@ -29,6 +29,7 @@ from scaleup.lb.engine import ERROR, Engine
 from scaleup.lb.greeting import Greeting
 from scaleup.lb.relay import Outcome, Relay, Timeouts
 from scaleup.lb.settings import FrontendTable
+from scaleup.lb.sources import Sources, source_of
 from scaleup.lb.tcplog import Cause as EndCause
 from scaleup.lb.tcplog import Finished, Phase, Timers, termination
 from scaleup.net.addresses import Endpoint
@@ -65,6 +66,8 @@ class Session:
     """By the clock of the loop."""
     destination: Endpoint | None = None
     """Where the client connected to, if a proxy has said so."""
+    source: bytes | None = None
+    """It counts as a connection of that source; None: sources are not counted."""
     greeting: Greeting | None = None
     """Until a PROXY header was read, where one must come."""
     events: int = 0
@@ -163,6 +166,12 @@ class Frontend:
         )
         self._maxconn, self._everywhere = settings.maxconn, everywhere
         self._proxies = settings.accept_proxy
+        limited = settings.source_maxconn or settings.source_rate
+        self._sources = (
+            Sources(settings.source_maxconn, settings.source_rate, settings.source_period)
+            if limited
+            else None
+        )
         self._limited = LimitedLog(log, LOG_EVERY_SECONDS, engine.loop.time)
         self.acceptor = Acceptor(listeners, self._has_room, self._accepted)
 
@@ -213,7 +222,7 @@ class Frontend:
         if self._proxies:
             self._greet(session)
         else:
-            self._dial(session)
+            self._admit(session)
 
     def _greet(self, session: Session) -> None:
         """Only proxies that we know may say who somebody is, and they must."""
@@ -224,9 +233,22 @@ class Frontend:
             greeted, ungreeted = partial(self._greeted, session), partial(self._ungreeted, session)
             session.greeting = Greeting(self._engine, session.client, greeted, ungreeted)
             return
+        self._deny(session, "not in --accept-proxy")
+
+    def _deny(self, session: Session, reason: str) -> None:
         self._tally[FrontendColumn.DENIED] += 1
-        self._limited.warning("denied", f"connection of {session.address} refused: not in --accept-proxy")
+        self._limited.warning("denied", f"connection of {session.address} refused: {reason}")
         self.reset(session)
+
+    def _admit(self, session: Session) -> None:
+        """Now that it is known who the client is: unless its source has enough."""
+        if self._sources is not None:
+            source = source_of(session.address)
+            if refusal := self._sources.enter(source, self._engine.loop.time()):
+                self._deny(session, refusal)
+                return
+            session.source = source
+        self._dial(session)
 
     def _greeted(self, session: Session, header: Header, events: int) -> None:
         session.greeting = None
@@ -234,7 +256,7 @@ class Frontend:
         if header.source is not None:
             session.address, session.port = header.source.host, header.source.port
             session.destination = header.destination
-        self._dial(session)
+        self._admit(session)
 
     def _ungreeted(self, session: Session, cause: Cause, detail: str) -> None:
         self._tally[FrontendColumn.UNGREETED] += 1
@@ -345,5 +367,8 @@ class Frontend:
     def _ended(self, session: Session) -> None:
         # They know the session, too: without this only the collector ends it.
         session.greeting = session.dial = session.relay = session.route = None
+        if session.source is not None:
+            assert self._sources is not None
+            self._sources.leave(session.source)
         self._tally[FrontendColumn.CURRENT] -= 1
         self._sessions.remove(session)

@@ -24,7 +24,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -35,10 +35,12 @@ from scaleup.errors import ConfigurationError
 from scaleup.lb.generation import Generation
 from scaleup.lb.metrics import LbCollector
 from scaleup.lb.operations import Limits, Operations
+from scaleup.lb.page import HEADERS, page
 from scaleup.lb.runtime import RuntimeSocket
 from scaleup.lb.servers import Servers
 from scaleup.lb.settings import LbSettings
 from scaleup.lb.statistics import Statistics
+from scaleup.lb.stats import csv
 from scaleup.lb.totals import Totals
 from scaleup.lb.trend import SAMPLE_SECONDS
 from scaleup.net.addresses import Endpoint
@@ -46,8 +48,9 @@ from scaleup.net.sockets import bound, endpoint_of, is_ours, listening, stop_lis
 from scaleup.processes import Child, Message, Process, Tasks
 from scaleup.processes.keeper import Keeper
 from scaleup.processes.logs import Destination
+from scaleup.processes.pages import Page
+from scaleup.vrrp.election import Election
 from scaleup.vrrp.metrics import ElectionCollector
-from scaleup.vrrp.settings import Election
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +91,7 @@ class Node:
         self._runtime: RuntimeSocket | None = None
         self._collectors = (
             LbCollector(lambda: self._settings, self._totals, self._operations.rows, self._operations.info),
-            ElectionCollector(lambda: self._election and {**self._election, "role": self.role}),
+            ElectionCollector(self._elected),
         )
         for collector in self._collectors:
             process.registry.register(collector)
@@ -104,6 +107,7 @@ class Node:
         self._tell_workers()
         self._servers.watch(self._settings, self._source)
         self._tasks.spawn(self._sample(), name="samples for the statistics")
+        self._process.pages.update({"/stats": self._statistics_page, "/stats;csv": self._statistics_csv})
         if self._settings.runtime_socket is not None:
             self._runtime = RuntimeSocket(self._settings.runtime_socket, self._operations)
             await self._runtime.start()
@@ -136,7 +140,10 @@ class Node:
         await self._servers.rest()
         self._tell_fitness()
         generations = self._generations()
-        await asyncio.gather(*(generation.drain(self._settings.drain) for generation in generations))
+        if self._process.stopping.is_set() and not self._process.urgent.is_set():
+            await self._stop_softly(generations)
+        else:
+            await self._drain(generations, self._settings.drain)
         if self._vrrp is not None:
             await self._vrrp.stop(STOP_GRACE_SECONDS)
         if self._runtime is not None:
@@ -147,6 +154,19 @@ class Node:
         for collector in self._collectors:
             self._process.registry.unregister(collector)
         self._close_sockets(chain.from_iterable(list(self._sockets.values())))
+
+    async def _stop_softly(self, generations: Sequence[Generation]) -> None:
+        """Sessions may go on for `hard_stop_after`, or, once it is urgent all the same, for `drain`."""
+        patient = self._tasks.spawn(
+            self._drain(generations, self._settings.hard_stop_after), name="soft stop"
+        )
+        urgent = self._tasks.spawn(self._process.urgent.wait(), name="the end of a soft stop")
+        await asyncio.wait({patient, urgent}, return_when=asyncio.FIRST_COMPLETED)
+        if not patient.done():
+            await self._drain(generations, self._settings.drain)
+
+    async def _drain(self, generations: Sequence[Generation], seconds: float) -> None:
+        await asyncio.gather(*(generation.drain(seconds) for generation in generations))
 
     # ----- the workers ----------------------------------------------------------------------------
 
@@ -204,6 +224,13 @@ class Node:
             self._statistics.sample()
             await asyncio.sleep(SAMPLE_SECONDS)
 
+    def _statistics_page(self) -> Page:
+        text = page(self._operations.rows(), self._operations.info(), self.role)
+        return Page("text/html; charset=utf-8", text, HEADERS)
+
+    def _statistics_csv(self) -> Page:
+        return Page("text/plain; charset=utf-8", csv(self._operations.rows()))
+
     # ----- the election ---------------------------------------------------------------------------
 
     def _spawn_vrrp(self, name: str, on_exit: Callable[[int], None]) -> Child:
@@ -241,6 +268,11 @@ class Node:
                 self._become(message.fields["role"], message.fields["rule"])
             case "statistics":
                 self._election = message.fields
+
+    def _elected(self) -> dict[str, Any]:
+        """The newest statistics; the role is what it was told to be, also when the vrrp process has died."""
+        routers = [{**router, "role": self.role} for router in self._election.get("routers", ())]
+        return {**self._election, "routers": routers} if routers else {}
 
     def _vrrp_died(self, how: str) -> None:
         """Nobody advertises for us any more, so another node will take the address: let it go now."""

@@ -105,9 +105,9 @@ class _Client:
         """False: the connection is to end."""
         for command in line.split(";"):
             match command.split():
-                case ["quit"]:
+                case ["quit", *_]:
                     return False
-                case ["prompt"]:
+                case ["prompt", *_]:
                     self._interactive = not self._interactive
                     await self._say("\n")
                 case ["set", "timeout", "cli", *words]:

@@ -20,36 +20,43 @@ with its backend; what stands in [lb] itself is then the default of all of them 
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
-    SerializerFunctionWrapHandler,
     field_validator,
-    model_serializer,
     model_validator,
 )
 
-from scaleup.config import EndpointField, FileOnly, Flag, NetworkField, Seconds, TierSettings
+from scaleup.config import (
+    EndpointField,
+    FileOnly,
+    Flag,
+    NamedTable,
+    NetworkField,
+    Seconds,
+    TierSettings,
+    distinct,
+)
 from scaleup.config.faults import did_you_mean
 from scaleup.net.addresses import Endpoint
+from scaleup.processes.privileges import known_group, known_user
 from scaleup.upstream.health import OnError
 from scaleup.upstream.settings import Servers, UpstreamSettings
-from scaleup.vrrp.settings import Election
+from scaleup.vrrp.election import Election
 
 MAX_SOCKET_PATH_BYTES = 107
 """unix(7): sun_path, and the byte that ends it."""
 TRAFFIC = "traffic"
 LIMITS = "limits and time-outs"
+MAX_WORKERS = 64
+CORES = min(MAX_WORKERS, len(os.sched_getaffinity(0)))
 MAX_ELECTED_SOCKETS = 128
 """The vrrp process is handed all of them in one message (scaleup.processes.channel)."""
-
-_NAME = re.compile(r"[A-Za-z0-9._:-]{1,255}")  # as in HAProxy
 
 
 class FrontendFields(BaseModel):
@@ -64,6 +71,17 @@ class FrontendFields(BaseModel):
     )
     maxconn: Annotated[int, Flag("N", LIMITS)] = Field(
         4000, ge=1, description="connections at a time; more wait in the kernel's queue"
+    )
+    source_maxconn: Annotated[int, Flag("N", LIMITS)] = Field(
+        0, ge=0, description="connections at a time of one client (IPv6: one /64), per worker; 0: no limit"
+    )
+    source_rate: Annotated[int, Flag("N", LIMITS)] = Field(
+        0,
+        ge=0,
+        description="connections that one client may make in --source-period, per worker; 0: no limit",
+    )
+    source_period: Annotated[Seconds, Flag("SECONDS", LIMITS)] = Field(
+        10.0, description="for which --source-rate is said"
     )
     timeout_client: Annotated[Seconds, Flag("SECONDS", LIMITS)] = Field(
         50.0, description="inactivity of the client"
@@ -120,25 +138,7 @@ class BackendFields(UpstreamSettings):
     )
 
 
-def _proxy_name(name: str) -> str:
-    if not _NAME.fullmatch(name):
-        raise ValueError(f"{name!r} is not a name: use only letters, digits and . _ - :")
-    return name
-
-
-class _Named(BaseModel):
-    """A table of its own. What it does not say is left to [lb], also when it is written down again."""
-
-    name: str
-
-    _check_name = field_validator("name")(_proxy_name)
-
-    @model_serializer(mode="wrap")
-    def _only_what_is_said(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {key: value for key, value in write(self).items() if key in self.model_fields_set}
-
-
-class FrontendTable(_Named, FrontendFields):
+class FrontendTable(NamedTable, FrontendFields):
     """[[lb.frontend]]"""
 
     backend: str = Field(
@@ -149,7 +149,7 @@ class FrontendTable(_Named, FrontendFields):
     )
 
 
-class BackendTable(_Named, BackendFields):
+class BackendTable(NamedTable, BackendFields):
     """[[lb.backend]]"""
 
 
@@ -174,7 +174,16 @@ examples:
         description="after a reload, how long sessions under the old settings may go on",
     )
     workers: Annotated[int, Flag("N", TRAFFIC)] = Field(
-        1, ge=1, le=64, description="processes that relay; as many as cores is the most that helps"
+        CORES,
+        ge=1,
+        le=MAX_WORKERS,
+        description="processes that relay; the default: one for each core it may use",
+    )
+    user: Annotated[str | None, AfterValidator(known_user), Flag("NAME", "this process")] = Field(
+        None, description="whom the workers become, once their sockets are open; the node stays who it is"
+    )
+    group: Annotated[str | None, AfterValidator(known_group), Flag("NAME", "this process")] = Field(
+        None, description="the same; default: the group of --user"
     )
     runtime_socket: Annotated[Path | None, Flag("PATH", "this process")] = Field(
         None, description="answer HAProxy's commands (show stat, set server, …) on this Unix socket, mode 600"
@@ -215,8 +224,8 @@ examples:
                 "listen and server say one proxy, [[lb.frontend]] and [[lb.backend]] several: "
                 "write one or the other"
             )
-        _distinct("[[lb.frontend]]", self.frontend)
-        _distinct("[[lb.backend]]", self.backend)
+        distinct("[[lb.frontend]]", self.frontend)
+        distinct("[[lb.backend]]", self.backend)
         backends = [backend.name for backend in self.backend]
         for frontend in self.frontend:
             if not frontend.listen:
@@ -268,7 +277,7 @@ examples:
             return (FrontendTable.model_construct(None, name=self.tier, backend=self.tier, **defaults),)
         defaults["backend"] = self.backend[0].name
         return tuple(
-            FrontendTable.model_construct(None, **{**defaults, **_said(table)}) for table in self.frontend
+            FrontendTable.model_construct(None, **{**defaults, **table.said()}) for table in self.frontend
         )
 
     @property
@@ -277,7 +286,7 @@ examples:
         if not self.backend:
             return (BackendTable.model_construct(None, name=self.tier, **defaults),)
         return tuple(
-            BackendTable.model_construct(None, **{**defaults, **_said(table)}) for table in self.backend
+            BackendTable.model_construct(None, **{**defaults, **table.said()}) for table in self.backend
         )
 
     @property
@@ -297,15 +306,3 @@ examples:
 
     def is_virtual(self, endpoint: Endpoint) -> bool:
         return endpoint.address in {interface.ip for interface in self.vip}
-
-
-def _said(table: FrontendTable | BackendTable) -> dict[str, Any]:
-    return {name: getattr(table, name) for name in table.model_fields_set}
-
-
-def _distinct(what: str, tables: Iterable[FrontendTable | BackendTable]) -> None:
-    seen: set[str] = set()
-    for table in tables:
-        if table.name in seen:
-            raise ValueError(f"two {what} are called {table.name!r}: give one of them another name")
-        seen.add(table.name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from scaleup.lb.control import Control, Refused, server_of, whole
-from scaleup.lb.stats import BackendRow, FrontendRow, Row, ServerRow, csv, info
+from scaleup.lb.stats import BackendRow, FrontendRow, Row, ServerRow, age, csv, info
 from scaleup.upstream.server import Server
 
 
@@ -130,19 +130,9 @@ async def show_sess(control: Control, words: Sequence[str]) -> str:
             raise Refused("Session not found.")
     return "".join(
         f"{it.id}: proto={'tcpv6' if it.client.startswith('[') else 'tcpv4'} src={it.client} fe={it.frontend} "
-        f"be={it.backend} srv={it.server or '<none>'} age={_age(int(it.age))}\n"
+        f"be={it.backend} srv={it.server or '<none>'} age={age(int(it.age))}\n"
         for it in sessions
     )
-
-
-def _age(seconds: int) -> str:
-    """As HAProxy's: 5s, 1m5s, 1h5m, 1d5h."""
-    days, hours, minutes = seconds // 86400, seconds % 86400 // 3600, seconds % 3600 // 60
-    if days:
-        return f"{days}d{hours}h"
-    if hours:
-        return f"{hours}h{minutes}m"
-    return f"{minutes}m{seconds % 60}s" if minutes else f"{seconds}s"
 
 
 def show_errors(control: Control, words: Sequence[str]) -> str:

@@ -100,8 +100,10 @@ class Statistics:
         maxconn = sum(map(self._maxconn, settings.frontends))
         sessions = total(FrontendColumn.TOTAL)
         return {
-            "Name": "ScaleUp",
+            "Name": "HAProxy",  # haproxyadmin talks to nothing else
+            "description": "ScaleUp",
             "Version": version("scaleup"),
+            "Release_date": "unreleased",
             "Nbthread": 1,
             "Nbproc": settings.workers,
             "Process_num": 1,
@@ -118,6 +120,11 @@ class Statistics:
             "SessRate": everything.rate,
             "SessRateLimit": 0,
             "MaxSessRate": everything.max_rate,
+            # Not counted, but hatop does not start without them.
+            "Maxpipes": 0,
+            "PipesUsed": 0,
+            "Tasks": 0,
+            "Run_queue": 0,
             "node": settings.name,
             "Listeners": len(settings.endpoints),
             "TotalBytesOut": total(FrontendColumn.BYTES_OUT),
@@ -165,7 +172,7 @@ class Statistics:
             qmax=trend.max_queue,
             scur=sum(row.scur for row in rows),
             smax=trend.max_sessions,
-            slim=sum(row.slim or 0 for row in rows),
+            slim=sum(row.slim or 0 for row in rows) if all(row.slim for row in rows) else 0,
             stot=sum(row.stot for row in rows) + refused,
             bin=sum(row.bin for row in rows),
             bout=sum(row.bout for row in rows),

@@ -126,6 +126,8 @@ class ServerRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackendRow:
+    """`slim`: what its servers may have together, 0: no limit."""
+
     kind: ClassVar[str] = "BACKEND"
     zeros: ClassVar[str] = "dreq dresp eresp comp_in comp_out comp_byp comp_rsp wrew reuse eint"
 
@@ -231,3 +233,13 @@ def columns(row: Row) -> dict[str, int | str | None]:
 def info(values: Mapping[str, object]) -> str:
     """`show info`."""
     return "".join(f"{name}: {value}\n" for name, value in values.items())
+
+
+def age(seconds: int) -> str:
+    """As HAProxy's: 5s, 1m5s, 1h5m, 1d5h."""
+    days, hours, minutes = seconds // 86400, seconds % 86400 // 3600, seconds % 3600 // 60
+    if days:
+        return f"{days}d{hours}h"
+    if hours:
+        return f"{hours}h{minutes}m"
+    return f"{minutes}m{seconds % 60}s" if minutes else f"{seconds}s"

@@ -38,7 +38,7 @@ from scaleup.lb.waiting import WaitingRoom, Wakers
 from scaleup.net import proxy_protocol
 from scaleup.net.addresses import Endpoint
 from scaleup.net.sockets import endpoint_of
-from scaleup.processes import Message, Process, run_child
+from scaleup.processes import Message, Process, privileges, run_child
 from scaleup.processes.logs import gathered
 from scaleup.upstream.balance import algorithm
 from scaleup.upstream.pool import Pool, Server
@@ -94,6 +94,11 @@ class Worker:
                     settings.name,
                 )
             )
+
+    def drop_privileges(self) -> None:
+        """For good: all is open that takes any. Raises StartupError."""
+        log_file = None if self._settings.log_file is None else str(self._settings.log_file)
+        privileges.drop(self._settings.user, self._settings.group, log_file=log_file)
 
     # ----- what the node says ---------------------------------------------------------------------
 
@@ -298,9 +303,10 @@ def collect_rarely() -> None:
 async def serve(init: Message, process: Process) -> None:
     # The node decides. A service manager may signal all of a node's processes at once, and a worker that stops
     # by itself takes the listening sockets away from its successor, too.
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
         asyncio.get_running_loop().add_signal_handler(number, log.info, "%s: left to the node", number.name)
     worker = Worker(init, process)
+    worker.drop_privileges()
     collect_rarely()
     process.on_message = worker.obey
     process.ready()

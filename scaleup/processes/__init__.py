@@ -15,7 +15,8 @@ and gets, in reading order:
     children   starting, watching and stopping child processes
     keeper     a child that is started again when it dies
     tether     the same bond for foreign programs (mariadbd): the kernel kills them with us
-    admin      /healthz, /readyz, /metrics
+    privileges becoming a user who may do less
+    admin      /healthz, /readyz, /metrics, and `pages` of a tier's own
     logs       text in colour, or JSON, to stderr, a file or syslog; files opened again on SIGUSR2
     lines      what a line of them looks like
     outlet     where the lines leave, without waiting for the reader: bounded, drops counted

@@ -1,9 +1,13 @@
-"""The admin address: `/healthz` (the process lives), `/readyz` (it can serve), `/metrics` (Prometheus)."""
+"""The admin address: `/healthz` (the process lives), `/readyz` (it can serve), `/metrics` (Prometheus).
+
+A tier may have pages of its own there, read-only as the rest.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from types import MappingProxyType
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
@@ -11,19 +15,26 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from scaleup.net.addresses import Endpoint
 from scaleup.net.sockets import endpoint_of, listening
+from scaleup.processes.pages import Pages
 
 log = logging.getLogger(__name__)
 
 
 class Admin:
-    """A small HTTP server, read-only."""
+    """A small HTTP server, read-only. `pages` may come and go while it serves."""
 
-    def __init__(self, registry: CollectorRegistry, readiness: Callable[[], Awaitable[str | None]]) -> None:
-        self._registry, self._readiness = registry, readiness
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        readiness: Callable[[], Awaitable[str | None]],
+        pages: Pages = MappingProxyType({}),
+    ) -> None:
+        self._registry, self._readiness, self._pages = registry, readiness, pages
         application = web.Application()
         application.router.add_get("/healthz", self._healthz)
         application.router.add_get("/readyz", self._readyz)
         application.router.add_get("/metrics", self._metrics)
+        application.router.add_get("/{page:.*}", self._page)
         self._runner = web.AppRunner(application, access_log=None, keepalive_timeout=15, shutdown_timeout=0.5)
 
     async def start(self, endpoint: Endpoint) -> Endpoint:
@@ -49,3 +60,11 @@ class Admin:
     async def _metrics(self, _request: web.Request) -> web.Response:
         body = generate_latest(self._registry)
         return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def _page(self, request: web.Request) -> web.Response:
+        make = self._pages.get(request.path)
+        if make is None:
+            raise web.HTTPNotFound
+        page = make()
+        headers = {"Content-Type": page.content_type, "Cache-Control": "no-store", **page.headers}
+        return web.Response(body=page.text.encode(), headers=headers)

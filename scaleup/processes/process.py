@@ -25,6 +25,7 @@ from scaleup.errors import ScaleUpError, StartupError
 from scaleup.processes import children, logs
 from scaleup.processes.channel import Channel, Message
 from scaleup.processes.notify import notify
+from scaleup.processes.pages import Page
 
 log = logging.getLogger(__name__)
 
@@ -42,11 +43,15 @@ class Process:
         self.name = name
         self.stopping = asyncio.Event()
         """Set by SIGTERM, SIGINT, or SIGHUP (but see `reloads`), or when the parent has died: finish and return."""
+        self.urgent = asyncio.Event()
+        """Set by all of them, too, but not by a soft stop (see `stops_softly`)."""
         self.orphaned = False
         """Whether the parent has died."""
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self.registry.register(_LogCollector(self.log_dropped))
+        self.pages: dict[str, Callable[[], Page]] = {}
+        """Of the admin address, by path, beside those of every process."""
         self.on_message: Callable[[Message], None] = self._keep_first
         self._first: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         self._ready = False
@@ -98,6 +103,10 @@ class Process:
             notify("READY=1")
 
         self._reload = reload
+
+    def stops_softly(self) -> None:
+        """From now on SIGUSR1 means: finish what there is, however long it takes (HAProxy's soft stop)."""
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, self._stop_softly)
 
     async def end_reload(self) -> None:
         """Break off the one that is in progress; there will be no more."""
@@ -160,6 +169,7 @@ class Process:
         self.orphaned = True
         self._first.cancel()
         self.stopping.set()
+        self.urgent.set()
 
     def _watch_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -192,12 +202,19 @@ class Process:
         finally:
             self._reloading = None
 
+    def _stop_softly(self) -> None:
+        if not self.stopping.is_set():
+            log.info("SIGUSR1: stopping, when what is in progress has ended")
+            notify("STOPPING=1")
+            self.stopping.set()
+
     def _stop(self, number: signal.Signals) -> None:
         if not self._signalled:
             self._signalled = True
             log.info("%s: stopping", number.name)
             notify("STOPPING=1")
             self.stopping.set()
+            self.urgent.set()
         elif number != signal.SIGHUP:  # which a closing terminal may send twice
             log.warning("%s again: stopping at once", number.name)
             for child in list(children.running):
@@ -240,7 +257,7 @@ def run(
             if settings.admin is not None:
                 from scaleup.processes.admin import Admin  # a third of a process's start: only if wanted
 
-                admin = Admin(process.registry, process.readiness)
+                admin = Admin(process.registry, process.readiness, process.pages)
                 stack.push_async_callback(admin.stop)
                 await admin.start(settings.admin)
             await serve(settings, process)

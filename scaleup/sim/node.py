@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
 
@@ -234,9 +234,12 @@ class Node:
         self._wake()
 
     def change_priority(self, priority: int) -> None:
-        """In all elections."""
-        for name in self._names:
-            self.act(self.routers.priority_configured(name, priority, self._clock.now))
+        """In all elections, as a reload does."""
+        arrangement = self.spec.arrangement(self._virtual.addresses, self._virtual.synced)
+        policies = tuple(replace(policy, priority=priority) for policy in arrangement.routers)
+        routers = {name: self.routers[name] for name in self._names}
+        arrangement = replace(arrangement, routers=policies)
+        self.act(self.routers.rearranged(routers, arrangement, {}, self._clock.now))
         self._arm()
 
     def find_fault(self, reason: str) -> None:

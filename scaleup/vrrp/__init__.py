@@ -24,9 +24,10 @@ Reading order:
                  timer, lateness ●, scheduling
     assembly     all parts, put together as the settings say
     attached     the daemon as the child of a load balancer, and its guardian
+    standalone   the daemon by itself, for as many routers as there are; its reload
     metrics      what Prometheus sees of an election; state, what keepalived's readers see
     doctor ●     what is in an election's way: doctor_facts ●, doctor_heard ●, doctor_look, doctor_command; tap
-    settings, __main__
+    election     the settings of one router; settings, of the process; status_command; __main__
 
 What the simulator runs and what the daemon runs are the same: `routers`, and all that is above it here.
 

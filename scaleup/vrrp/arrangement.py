@@ -6,8 +6,8 @@ hear of a contradiction before it decides anything.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from scaleup.vrrp.router import OWNER
 
@@ -88,6 +88,15 @@ class Arrangement:
         grouped = {name for group in self.groups for name in group.members}
         alone = [("", (spec.name,)) for spec in self.routers if spec.name not in grouped]
         return [*((group.name, group.members) for group in self.groups), *alone]
+
+    def of(self, routers: Sequence[str]) -> Arrangement:
+        """The same for fewer routers; a group goes on with those that are left."""
+        groups = [(group.name, tuple(it for it in group.members if it in routers)) for group in self.groups]
+        return replace(
+            self,
+            routers=tuple(spec for spec in self.routers if spec.name in routers),
+            groups=tuple(SyncGroup(name, members) for name, members in groups if members),
+        )
 
     def weights(self, members: tuple[str, ...]) -> dict[str, int]:
         """Check → weight: what members of a group track counts once, and for all of them."""

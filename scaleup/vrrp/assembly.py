@@ -6,73 +6,105 @@ import contextlib
 import logging
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from ipaddress import ip_address
 
 from scaleup.errors import ConfigurationError
+from scaleup.net.addresses import Endpoint
+from scaleup.net.sockets import is_ours
 from scaleup.vrrp.announce import Schedule
+from scaleup.vrrp.arrangement import Arrangement
 from scaleup.vrrp.daemon import Daemon
 from scaleup.vrrp.decisions import Notify, SetPriority
+from scaleup.vrrp.election import Election
 from scaleup.vrrp.instance import Instance
 from scaleup.vrrp.interface import primary_address
-from scaleup.vrrp.kernel import KernelOwner, Placed
+from scaleup.vrrp.kernel import KernelOwner, Placed, not_its_own
 from scaleup.vrrp.network import Network, UnicastUdp
 from scaleup.vrrp.owner import ListenerOwner, Owner, Owners
+from scaleup.vrrp.packet import Address
 from scaleup.vrrp.pcap import Recorded
 from scaleup.vrrp.rawip import RawIp
-from scaleup.vrrp.settings import Election
-from scaleup.vrrp.tracking import TrackSettings
+from scaleup.vrrp.router import OWNER
 
 log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
 def assembled(
-    election: Election,
+    elections: Sequence[Election],
+    arrangement: Arrangement,
     sockets: Sequence[socket.socket],
     on_role: Callable[[str, str, str], None],
     on_decision: Callable[[Notify | SetPriority], None] = lambda decision: None,
-    tracks: Sequence[TrackSettings] = (),
 ) -> Iterator[Daemon]:
-    """A daemon with one router, yet to be started; it is stopped at the end. `sockets`: to listen on while Active.
+    """A daemon, yet to be started; at the end it is stopped, and all that it has is closed.
 
-    Made inside the running loop. Raises StartupError, or ConfigurationError when a key file has gone.
+    `sockets`: to listen on while Active. Made inside the running loop. Raises as `open_instances`.
     """
-    with contextlib.ExitStack() as stack:
-        owner = open_owner(election, sockets)  # first: it removes addresses that are not the interface's own
-        stack.callback(owner.close)
-        network = open_network(election)
-        stack.callback(network.close)
-        try:
-            instance, arrangement = Instance(election, network, owner), election.arrangement(tracks)
-        except ValueError as error:
-            raise ConfigurationError(str(error)) from None
-        daemon = Daemon([instance], arrangement, on_role, on_decision)
-        stack.callback(daemon.stop)
+    daemon = Daemon(open_instances(elections, sockets), arrangement, on_role, on_decision)
+    try:
         yield daemon
+    finally:
+        daemon.stop()
+        for instance in daemon.instances.values():
+            instance.close()
+
+
+def open_instances(
+    elections: Sequence[Election], sockets: Sequence[socket.socket] = (), virtual: Collection[Address] = ()
+) -> list[Instance]:
+    """One for each, or none. `virtual`: further addresses that are virtual ones, though an interface may have them.
+
+    Raises StartupError, or ConfigurationError when a key file has gone.
+    """
+    virtual = {*virtual, *(address for election in elections for address in election.addresses)}
+    with contextlib.ExitStack() as stack:
+        owners = []
+        for election in elections:
+            # Before any network: they remove what a crash has left, lest it passes for an own address.
+            owners.append(open_owner(election, sockets))
+            stack.callback(owners[-1].close)
+        instances = []
+        for election, owner in zip(elections, owners, strict=True):
+            network = open_network(election, virtual)
+            stack.callback(network.close)
+            try:
+                instances.append(Instance(election, network, owner))
+            except ValueError as error:
+                raise ConfigurationError(str(error)) from None
+        stack.pop_all()
+    return instances
 
 
 def open_owner(election: Election, sockets: Sequence[socket.socket]) -> Owner:
     listeners = ListenerOwner(sockets)
+    owned = election.priority == OWNER
     if election.interface is None:
+        for address in election.addresses if owned else ():
+            if not is_ours(Endpoint(str(address), 0)):
+                raise not_its_own(address)
         return listeners
     interface = election.interface
     placed = [Placed(virtual.interface, virtual.device or interface) for virtual in election.vip]
-    return Owners([listeners, KernelOwner(placed, Schedule(election.habits()), [interface])])
+    kernel = KernelOwner(placed, Schedule(election.habits()), [interface], its_own=owned)
+    return Owners([listeners, kernel])
 
 
-def open_network(election: Election) -> Network:
+def open_network(election: Election, virtual: Collection[Address]) -> Network:
+    """`virtual`: addresses that are not the interface's own, even if it has them."""
     peers = [ip_address(str(peer)) for peer in election.peer]
     if election.raw:
         assert election.interface is not None  # the settings saw to it
-        virtual = election.addresses
         if election.source is not None:
             source = ip_address(str(election.source))
         else:
-            source = primary_address(election.interface, virtual[0].version, virtual)
+            owned = election.addresses if election.priority == OWNER else ()
+            virtual = set(virtual).difference(owned)
+            source = primary_address(election.interface, election.addresses[0].version, virtual)
         network: Network = RawIp(election.interface, source, election.vrid, peers or None)
         how = f"to {len(peers)} peers" if peers else "by multicast"
-        log.info("advertising on %s from %s %s", election.interface, source, how)
+        log.info("VRID %d: advertising on %s from %s %s", election.vrid, election.interface, source, how)
     else:
         network = UnicastUdp(ip_address(str(election.source)), election.vrrp_port, peers)
     if election.pcap is None:

@@ -20,11 +20,12 @@ from pydantic import ValidationError
 
 from scaleup.errors import ConfigurationError
 from scaleup.processes import Message, Process, run_child
+from scaleup.vrrp.arrangement import Arrangement
 from scaleup.vrrp.assembly import assembled
 from scaleup.vrrp.daemon import Daemon
+from scaleup.vrrp.election import Election
 from scaleup.vrrp.metrics import snapshot
 from scaleup.vrrp.scheduling import be_on_time
-from scaleup.vrrp.settings import Election
 
 STATISTICS_SECONDS = 1.0
 
@@ -35,7 +36,10 @@ async def serve(init: Message, process: Process) -> None:
         sockets = [stack.enter_context(socket.socket(fileno=number)) for number in init.descriptors]
         daemon = stack.enter_context(
             assembled(
-                election, sockets, lambda _, role, rule: process.tell_parent("role", role=role, rule=rule)
+                [election],
+                Arrangement((election.policy(),), startup_delay=election.startup_delay),
+                sockets,
+                lambda _, role, rule: process.tell_parent("role", role=role, rule=rule),
             )
         )
         process.on_message = partial(obey, daemon)

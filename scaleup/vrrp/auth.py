@@ -107,6 +107,15 @@ class Authenticator:
         # (source, VRID) → newest sequence; who has been silent for longest comes first
         self._marks: dict[tuple[Address, int], int] = {}
 
+    def __eq__(self, other: object) -> bool:
+        """Whether they seal and open alike, whatever each has sent and heard."""
+        if not isinstance(other, Authenticator):
+            return NotImplemented
+        mine, its = ((one._keys, one._key_id, one._window) for one in (self, other))
+        return mine == its
+
+    __hash__ = None  # type: ignore[assignment]  # it changes with what it hears
+
     def seal(self, message: bytes, source: Address, now_wall: float) -> bytes:
         """The message with its trailer, for sending from `source`. Each call has a sequence of its own."""
         self._last_sent = sequence = self._next_sequence(now_wall)

@@ -12,6 +12,9 @@ so that no flood can make it late.
 is down, because its clock is wrong or because it could not take the address when its turn came. It is back when
 each that found a fault has taken it back (`recover`). It goes on listening meanwhile, for the metrics and so
 that nothing old is in the socket when it comes back, but the router, in Initialize, takes no notice.
+
+**A reload** (`remove`, then `rearrange`): routers that stay are not touched; what the new arrangement means for
+them, another priority perhaps, their policy says.
 """
 
 from __future__ import annotations
@@ -66,6 +69,7 @@ class Daemon:
         self._on_role, self._on_decision = on_role, on_decision
         self._loop = asyncio.get_running_loop()
         self._timer: Timer | None = None  # while started
+        self._joining: dict[str, dict[str, str]] = {}  # faults of routers that the policy does not know yet
         self._next_tries: dict[str, asyncio.TimerHandle] = {}
         self._limited = LimitedLog(log, LOG_EVERY_SECONDS, self._loop.time)
         self.lateness = Lateness()
@@ -73,10 +77,8 @@ class Daemon:
     def start(self) -> None:
         """Take part in the elections, as a Backup at first."""
         self._timer = Timer(self._timer_expired)
-        for name, instance in self.instances.items():
-            fault, recover = partial(self._fault, name), partial(self._recover, name)
-            instance.start(fault, recover)
-            self._loop.add_reader(instance.network.fileno(), self._readable, instance)
+        for instance in self.instances.values():
+            self._attach(instance)
         self._act(self.routers.started(self._loop.time()), "startup")
 
     def stop(self) -> None:
@@ -90,6 +92,28 @@ class Daemon:
         if self._timer is not None:
             self._timer.close()
             self._timer = None
+
+    def remove(self, name: str, reason: str) -> Instance:
+        """It gives its address up, with a farewell, and is no more. The caller closes it."""
+        self._act(self.routers.removed(name, reason, self._loop.time()), "reload")
+        instance = self.instances.pop(name)
+        self._loop.remove_reader(instance.network.fileno())
+        instance.stop()
+        if name in self._next_tries:
+            self._next_tries.pop(name).cancel()
+        return instance
+
+    def rearrange(self, instances: Iterable[Instance], arrangement: Arrangement) -> None:
+        """From now on these. New ones take part as at a start; those that are gone were removed."""
+        known = self.instances
+        self.instances = {instance.name: instance for instance in instances}
+        self._checks = {check.name for check in arrangement.checks}
+        self._joining = {name: {} for name in self.instances if name not in known}
+        for name in self._joining:
+            self._attach(self.instances[name])
+        faults, self._joining = self._joining, {}
+        routers = {name: instance.router for name, instance in self.instances.items()}
+        self._act(self.routers.rearranged(routers, arrangement, faults, self._loop.time()), "reload")
 
     def fault(self, reason: str, by: str = "node") -> None:
         """This node cannot serve, as `by` finds: leave all elections until each `by` says `recover`."""
@@ -107,8 +131,16 @@ class Daemon:
 
     # ----- what happens ---------------------------------------------------------------------------
 
+    def _attach(self, instance: Instance) -> None:
+        """From now on it is heard, what arrives for it and what it finds itself."""
+        instance.start(partial(self._fault, instance.name), partial(self._recover, instance.name))
+        self._loop.add_reader(instance.network.fileno(), self._readable, instance)
+
     def _fault(self, router: str | None, reason: str, by: str) -> None:
         self._limited.warning(f"fault of {router}: {by}", f"fault: {reason}")
+        if router in self._joining:
+            self._joining[router][by] = reason
+            return
         self._act(self.routers.fault_found(router, by, reason, self._loop.time()), "fault")
 
     def _recover(self, router: str | None, by: str) -> None:

@@ -16,7 +16,7 @@ from scaleup.vrrp.doctor_heard import Voice, hearing, plain, read
 from scaleup.vrrp.packet import Address
 
 if TYPE_CHECKING:
-    from scaleup.vrrp.settings import Election
+    from scaleup.vrrp.election import Election
 
 
 HEADERS_BYTES = {4: 20, 6: 40}

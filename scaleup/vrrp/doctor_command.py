@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import NoReturn
 
@@ -13,7 +14,7 @@ from scaleup.errors import ScaleUpError
 from scaleup.vrrp.doctor import judge
 from scaleup.vrrp.doctor_facts import Finding
 from scaleup.vrrp.doctor_look import gather
-from scaleup.vrrp.settings import VrrpSettings
+from scaleup.vrrp.settings import RouterSettings, VrrpSettings
 
 JSON = "--json"
 
@@ -21,17 +22,37 @@ JSON = "--json"
 def main(argv: Sequence[str]) -> NoReturn:
     """Exits with 1 when a finding is an error, else with 0; wrong settings end it as they end the election."""
     try:
-        settings = load(VrrpSettings, [word for word in argv if word != JSON]).settings
-        findings = judge(settings, settings.codec(), gather(settings))
+        routers = load(VrrpSettings, [word for word in argv if word != JSON]).settings.routers
+        findings = examine(routers)
     except ScaleUpError as error:
         print(error, file=sys.stderr)  # noqa: T201
         raise SystemExit(error.exit_code) from None
     if JSON in argv:
-        print(json.dumps([asdict(finding) for finding in findings], indent=1))  # noqa: T201
+        told = [{"router": name, **asdict(it)} for name, its in findings.items() for it in its]
+        print(json.dumps(told, indent=1))  # noqa: T201
     else:
-        for finding in findings:
-            print(line(finding))  # noqa: T201
-    raise SystemExit(any(finding.level == "error" for finding in findings))
+        print("\n".join(report(findings)))  # noqa: T201
+    raise SystemExit(any(it.level == "error" for its in findings.values() for it in its))
+
+
+def examine(routers: Sequence[RouterSettings]) -> dict[str, list[Finding]]:
+    """Findings by the router's name. All are listened for at the same time. Raises ScaleUpError."""
+    with ThreadPoolExecutor(max_workers=len(routers)) as pool:
+        facts = list(pool.map(gather, routers))
+    return {it.name: judge(it, it.codec(), its) for it, its in zip(routers, facts, strict=True)}
+
+
+def report(findings: Mapping[str, Sequence[Finding]]) -> Iterator[str]:
+    """Lines; of several routers each has a heading, and what all have in common stands above the first."""
+    if len(findings) == 1:
+        yield from map(line, *findings.values())
+        return
+    common = set.intersection(*map(set, findings.values()))
+    first = next(iter(findings.values()))
+    yield from (line(it) for it in first if it in common)
+    for name, its in findings.items():
+        yield f"\n{name}:"
+        yield from (line(it) for it in its if it not in common)
 
 
 def line(finding: Finding) -> str:

@@ -14,7 +14,7 @@ from scaleup.vrrp.doctor_facts import Facts, Finding, Packet
 from scaleup.vrrp.packet import Address, Advertisement, Checksum, PacketError
 
 if TYPE_CHECKING:
-    from scaleup.vrrp.settings import Election
+    from scaleup.vrrp.election import Election
 
 
 @dataclass(frozen=True)

@@ -23,12 +23,12 @@ from pathlib import Path
 from scaleup.errors import StartupError
 from scaleup.vrrp.doctor import own_addresses
 from scaleup.vrrp.doctor_facts import Facts, Link, Packet
+from scaleup.vrrp.election import Election
 from scaleup.vrrp.network import MAX_DRAIN
 from scaleup.vrrp.packet import Address
 from scaleup.vrrp.rawip import RawIp
 from scaleup.vrrp.rtnetlink import Rtnetlink
 from scaleup.vrrp.scheduling import REALTIME_PRIORITY
-from scaleup.vrrp.settings import Election
 from scaleup.vrrp.tap import ETH_P_ARP, ETH_P_IP, ETH_P_IPV6, open_tap
 
 CAPABILITIES = {"NET_ADMIN": 12, "NET_RAW": 13, "IPC_LOCK": 14, "SYS_NICE": 23}  # capabilities(7)

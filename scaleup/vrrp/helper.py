@@ -17,10 +17,10 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 
 from scaleup.processes import Child, Message, Process, Tasks, run_child
 from scaleup.processes.keeper import Keeper
+from scaleup.processes.logs import Destination
 from scaleup.vrrp.decisions import Condition, Notify
 from scaleup.vrrp.notify import MAX_WAITING, Notifier, NotifySettings
 from scaleup.vrrp.tracking import Tracker, TrackSettings
@@ -32,10 +32,7 @@ GRACE_SECONDS = FINISH_SECONDS + 2.0
 
 
 class Helper:
-    """The election's side: has the helper run, and started again when it dies. `report`: see `Tracker`.
-
-    `logs`: format, level and file of the log, as `run_child` wants them.
-    """
+    """The election's side: has the helper run, and started again when it dies. `report`: see `Tracker`."""
 
     def __init__(
         self,
@@ -44,12 +41,12 @@ class Helper:
         report: Callable[[str, bool, str], None],
         *,
         name: str,
-        logs: tuple[str, str, Path | None],
+        log_to: Destination,
     ) -> None:
         self._tracks = [track for track in tracks if not track.interface]
         self._scripts, self._report = scripts, report
         self._local = Tracker([track for track in tracks if track.interface], report)
-        self._name, self._logs = name, logs
+        self._name, self._log_to = name, log_to
         self._early: list[Notify] = []  # changes before it is ready to hear of them
         self._tasks = Tasks()
         self._keeper = Keeper(name, self._spawn, lambda how: None)
@@ -76,11 +73,10 @@ class Helper:
 
     def _spawn(self, on_exit: Callable[[int], None]) -> Child:
         child = Child(self._name, ["scaleup.vrrp.helper", self._name], on_message=self._says, on_exit=on_exit)
-        log_format, level, file = self._logs
         child.send(
             "init",
             name=self._name,
-            log=(log_format, level, None if file is None else str(file)),
+            log=self._log_to,
             tracks=[track.model_dump(mode="json") for track in self._tracks],
             scripts={name: settings.model_dump(mode="json") for name, settings in self._scripts.items()},
         )

@@ -15,18 +15,19 @@ from collections.abc import Callable
 from scaleup.processes.logs import LimitedLog
 from scaleup.vrrp.auth import AUTH_CAUSES, AuthError
 from scaleup.vrrp.clock import ClockWatch
+from scaleup.vrrp.codec import Codec
 from scaleup.vrrp.decisions import Condition
+from scaleup.vrrp.election import Election
 from scaleup.vrrp.network import Datagram, Network
 from scaleup.vrrp.owner import Owner
 from scaleup.vrrp.packet import CAUSES, Address, Advertisement, PacketError
 from scaleup.vrrp.router import STOPPING, Router, State, Transition
-from scaleup.vrrp.settings import Election
 
 log = logging.getLogger(__name__)
 
 ROLES = ("active", "backup", "fault")
 DROP_CAUSES = ("peer", *CAUSES, *AUTH_CAUSES)
-EVENTS = ("startup", "advertisement", "timer", "late", "check", "fault", "stop")
+EVENTS = ("startup", "advertisement", "timer", "late", "check", "fault", "reload", "stop")
 """What makes a role change, for the metrics."""
 
 LOG_EVERY_SECONDS = 5.0
@@ -75,6 +76,11 @@ class Instance:
         """Monotonic time of the last accepted advertisement of each peer."""
 
     @property
+    def _title(self) -> str:
+        vrid = f"VRID {self.election.vrid}"
+        return vrid if self.name == f"VI_{self.election.vrid}" else f"{self.name} ({vrid})"
+
+    @property
     def role(self) -> str:
         """What it serves as: one of ROLES."""
         return self.condition.value if self.condition in (Condition.ACTIVE, Condition.BACKUP) else "fault"
@@ -91,6 +97,22 @@ class Instance:
             self._clock_timer.cancel()
         self.owner.release()
 
+    def close(self) -> None:
+        """The end of it, of its sockets and of what it owned."""
+        self.stop()
+        self.network.close()
+        self.owner.close()
+
+    def adopt(self, election: Election, codec: Codec) -> None:
+        """Other settings, of those with which it stays the same router (`settings.IN_PLACE`).
+
+        The policy tells the router of its priority. What was heard goes on to count against replays while the key
+        is the same.
+        """
+        if codec != self._codec:
+            self._codec = codec
+        self.election = election
+
     def is_active_and_due(self, now: float) -> bool:
         router = self.router
         return router.state is State.ACTIVE and router.deadline is not None and now >= router.deadline
@@ -98,8 +120,8 @@ class Instance:
     def changed(self, transition: Transition, event: str) -> None:
         """Log the transition and count it. `event`: one of EVENTS."""
         log.info(
-            "VRID %d: %s → %s: %s (RFC 9568 §%s)",
-            self.election.vrid,
+            "%s: %s → %s: %s (RFC 9568 §%s)",
+            self._title,
             transition.origin.value,
             transition.to.value,
             transition.rule,

@@ -8,7 +8,10 @@ is one host again.
 of ours that vanishes is put back once, and announced. If it vanishes again soon, two programs would fight, so
 this node is at fault and rests.
 
-Addresses that a crash left behind are removed by the first `release`, before the election begins.
+Addresses that a crash left behind are removed before the election begins.
+
+**Priority 255** says that the addresses are this host's own, configured by somebody else (the owner of RFC 9568
+§1.7). Those are only announced: never added, renewed or removed. While one is missing, the node is at fault.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from scaleup.errors import StartupError
 from scaleup.processes.logs import LimitedLog
 from scaleup.vrrp.announce import Schedule, frame
 from scaleup.vrrp.interface import index_of
+from scaleup.vrrp.packet import Address
 from scaleup.vrrp.rtnetlink import AddressEvent, LinkEvent, Overrun, Rtnetlink, Watch
 
 log = logging.getLogger(__name__)
@@ -53,13 +57,23 @@ class Placed:
 
 class KernelOwner:
     """Owns `addresses`. `devices`: further interfaces without whose link there is no election.
+    `its_own`: priority 255, see above.
 
     Made inside the running loop. Raises StartupError.
     """
 
-    def __init__(self, addresses: Sequence[Placed], schedule: Schedule, devices: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        addresses: Sequence[Placed],
+        schedule: Schedule,
+        devices: Sequence[str] = (),
+        *,
+        its_own: bool = False,
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._schedule = schedule
+        self._its_own = its_own
+        self._is_missing = False  # one of its own
         names = dict.fromkeys([*devices, *(placed.device for placed in addresses)])
         self._indexes = {name: index_of(name) for name in names}
         self._addresses = [(placed.interface, self._indexes[placed.device]) for placed in addresses]
@@ -78,7 +92,11 @@ class KernelOwner:
             self._senders = {
                 index: stack.enter_context(_packet_socket(name)) for name, index in self._indexes.items()
             }
-            self._purge()
+            if its_own:
+                for interface in self._missing():
+                    raise not_its_own(interface.ip)
+            else:
+                self._purge()
             self._closing = stack.pop_all()
 
     def watch(self, fault: Fault, recover: Recover) -> None:
@@ -104,7 +122,7 @@ class KernelOwner:
         self._owns = False
         self._schedule.lost()
         self._arm()
-        for interface, index in self._addresses:
+        for interface, index in () if self._its_own else self._addresses:
             try:
                 self._rtnetlink.remove(interface, index)
             except FileNotFoundError:
@@ -144,9 +162,17 @@ class KernelOwner:
             log.warning("%s was still there, from a process that did not end well: removed", interface)
 
     def _renew(self) -> None:
-        for interface, index in self._addresses:
-            self._rtnetlink.add(interface, index, LIFETIME_SECONDS)
+        if self._its_own:
+            if self._missing():
+                raise OSError(errno.EADDRNOTAVAIL, "an address of this host's own is missing")
+        else:
+            for interface, index in self._addresses:
+                self._rtnetlink.add(interface, index, LIFETIME_SECONDS)
         self._renewed = self._loop.time()
+
+    def _missing(self) -> list[IPv4Interface | IPv6Interface]:
+        there = {(event.ip, event.index) for event in self._rtnetlink.addresses()}
+        return [interface for interface, index in self._addresses if (interface.ip, index) not in there]
 
     def _announce(self, times: int) -> None:
         for _ in range(times):
@@ -190,7 +216,8 @@ class KernelOwner:
                     # Not now: after a pause of this process the daemon has to see first how late it is.
                     self._loop.call_soon(self._check_addresses)
                 case AddressEvent():
-                    pass
+                    if self._is_missing:
+                        self._loop.call_soon(self._check_addresses)
                 case Overrun():
                     self._look()
                     self._loop.call_soon(self._check_addresses)
@@ -215,14 +242,16 @@ class KernelOwner:
 
     def _check_addresses(self) -> None:
         """Is everything there that we own? Asked of the kernel: an event may be about an earlier time."""
-        if not self._owns:
+        if not (self._owns or self._its_own):
             return
-        there = {(event.ip, event.index) for event in self._rtnetlink.addresses()}
-        missing = [interface for interface, index in self._addresses if (interface.ip, index) not in there]
+        missing = self._missing()
+        names = ", ".join(map(str, missing))
+        if self._its_own:
+            self._look_after_its_own(names)
+            return
         if not missing:
             return
         now = self._loop.time()
-        names = ", ".join(map(str, missing))
         expired = now >= self._renewed + LIFETIME_SECONDS
         if not expired and self._put_back_at is not None and now < self._put_back_at + MEDDLED_SECONDS:
             self._lost(f"something on this host takes {names} away again and again")
@@ -239,12 +268,28 @@ class KernelOwner:
         self._announce(self._schedule.taken(now))
         self._arm()
 
+    def _look_after_its_own(self, missing: str) -> None:
+        if bool(missing) is self._is_missing:
+            return
+        self._is_missing = bool(missing)
+        if missing:
+            self._fault(f"{missing} is gone, and priority 255 says that it is this host's own", "address")
+        else:
+            self._recover("address")
+
     def _lost(self, reason: str) -> None:
         self.release()
         if self._resting is not None:
             self._resting.cancel()
         self._resting = self._loop.call_later(MEDDLED_SECONDS, self._recover, "address")
         self._fault(f"{reason}; next try in {MEDDLED_SECONDS:g} s", "address")
+
+
+def not_its_own(address: Address) -> StartupError:
+    return StartupError(
+        f"--priority 255: {address} is not an address of this host, and 255 is for the host whose own it is "
+        "(RFC 9568 §1.7): say 1 to 254"
+    )
 
 
 def _packet_socket(device: str) -> socket.socket:

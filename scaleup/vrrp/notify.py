@@ -50,6 +50,12 @@ class NotifySettings(BaseModel):
     notify_timeout: Seconds = Field(10.0, description="seconds until a script is killed")
     notify_user: User = Field(None, description="whom scripts run as (default: as this process)")
 
+    @property
+    def has_any(self) -> bool:
+        """Whether there is a script at all."""
+        names = ("notify", *(f"notify_{state.lower()}" for state in STATES.values()))
+        return any(getattr(self, name) is not None for name in names)
+
     def commands(self, change: Notify) -> list[Sequence[str]]:
         """What is to be run for a change, in order."""
         state = STATES.get(change.condition)

@@ -18,6 +18,8 @@ out, with nothing but the events that a router has: startup, shutdown, a changed
                  long. Nothing else waits for it: when the Active falls silent, the Active_Down_Timer runs out
                  as ever.
     at the start `startup_delay` after the start nobody has started up, so nothing is asserted.
+    reload       Another arrangement takes the place of the old one. What is known of the routers and checks
+                 that stay is kept, and only what differs is told.
 
 Inputs change what is known, then `_decide` compares what should be with what was told and returns the
 differences: a new kind of fault needs no new path. Only taking over and giving way with the group follow
@@ -26,7 +28,7 @@ from a change itself, so they are made where it is heard of (`transitioned`).
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from scaleup.vrrp.arrangement import MAX_PRIORITY, Arrangement, Check, RouterPolicy
@@ -61,6 +63,9 @@ class _Tracked:
         if self.up is None or self._run >= (self.check.rise if passed else self.check.fall):
             self.up, self.detail, self._run = passed, detail, 0
 
+    def inherit(self, before: _Tracked) -> None:
+        self.up, self.detail, self._run = before.up, before.detail, before._run
+
     def __str__(self) -> str:
         verdict = {None: "has no result yet", True: "passed", False: "failed"}[self.up]
         return f"check {self.check.name} {verdict}" + (f": {self.detail}" if self.detail else "")
@@ -84,6 +89,12 @@ class _Member:
         self.preempt = spec.preempt
         self.takes_part = False
         self.told = Condition.WAITING
+
+    def inherit(self, before: _Member) -> None:
+        self.state, self.faults = before.state, before.faults
+        self.lower, self.lower_since = before.lower, before.lower_since
+        self.priority, self.preempt = before.priority, before.preempt
+        self.takes_part, self.told = before.takes_part, before.told
 
     @property
     def may_step_down(self) -> bool:
@@ -117,6 +128,14 @@ class Policy:
     """Of the routers of one node."""
 
     def __init__(self, arrangement: Arrangement) -> None:
+        self._arrange(arrangement)
+        self._runs = False
+        self._starts_at: float | None = None  # when the startup_delay ends
+        self._stopped = ""  # why; "" while not stopped
+        self.deadline: float | None = None
+        """When `timer_expired` is to be called; None: nothing waits."""
+
+    def _arrange(self, arrangement: Arrangement) -> None:
         self._members = {spec.name: _Member(spec) for spec in arrangement.routers}
         self._checks = {check.name: _Tracked(check) for check in arrangement.checks}
         self._groups = [
@@ -125,11 +144,6 @@ class Policy:
         ]
         self._group_of = {member.spec.name: group for group in self._groups for member in group.members}
         self._startup_delay = arrangement.startup_delay
-        self._runs = False
-        self._starts_at: float | None = None  # when the startup_delay ends
-        self._stopped = ""  # why; "" while not stopped
-        self.deadline: float | None = None
-        """When `timer_expired` is to be called; None: nothing waits."""
 
     def condition(self, router: str) -> Condition:
         return self._members[router].told
@@ -137,6 +151,10 @@ class Policy:
     def priority(self, router: str) -> int:
         """The effective one."""
         return self._members[router].priority
+
+    def checks(self) -> dict[str, bool | None]:
+        """Of each check whether it is up; None before its first result."""
+        return {name: tracked.up for name, tracked in self._checks.items()}
 
     # ----- what happens: each returns what to do, in order ---------------------------------------------
 
@@ -172,11 +190,40 @@ class Policy:
         reasons = [member.faults.pop(cause, "") for member in self._those(router)]
         return self._decide(now, f"the fault is gone: {reasons[0]}") if any(reasons) else []
 
-    def priority_configured(self, router: str, priority: int, now: float) -> list[Decision]:
-        """The operator has changed it (1–255); weights count on from there."""
-        member = self._members[router]
-        member.spec = replace(member.spec, priority=priority)
-        return self._decide(now, f"priority {priority} was configured")
+    def removed(self, router: str, reason: str, now: float) -> list[Decision]:
+        """The router is no more; it was shut down. Those of its group go on without it."""
+        member, group = self._members.pop(router), self._group_of.pop(router)
+        group.members.remove(member)
+        if not group.members:
+            self._groups.remove(group)
+        if member.told in (Condition.WAITING, Condition.STOPPED):
+            told = list[Decision]()
+        else:
+            told = [Notify("INSTANCE", router, Condition.STOPPED, member.priority, reason)]
+        return told + self._decide(now, reason)
+
+    def rearranged(
+        self, arrangement: Arrangement, faults: Mapping[str, Mapping[str, str]], now: float
+    ) -> list[Decision]:
+        """From now on this arrangement holds. Routers that it does not name were `removed` before.
+
+        `faults`: router → cause → reason, what those that are new have found already.
+        """
+        members, checks = self._members, self._checks
+        groups = {group.name: group for group in self._groups if group.name}
+        self._arrange(arrangement)
+        for name, member in self._members.items():
+            if name in members:
+                member.inherit(members[name])
+            else:
+                member.faults.update(faults.get(name, {}))
+        for name, tracked in self._checks.items():
+            if name in checks:
+                tracked.inherit(checks[name])
+        for group in self._groups:
+            if group.name in groups:
+                group.told = groups[group.name].told
+        return self._decide(now, "the configuration was changed")
 
     def advertisement_heard(self, router: str, priority: int, now: float) -> list[Decision]:
         """Another node advertises `priority`. To be told before the router is."""
@@ -240,7 +287,11 @@ class Policy:
         return decisions
 
     def _next_deadline(self) -> float | None:
-        times = [member.may_preempt_at for member in self._members.values() if not member.preempt]
+        times = [
+            member.may_preempt_at
+            for member in self._members.values()
+            if member.spec.preempt and not member.preempt
+        ]
         return min((time for time in (self._starts_at, *times) if time is not None), default=None)
 
     def _obstacle(self, group: _Group) -> _Obstacle | None:
@@ -279,20 +330,21 @@ class Policy:
         return [SetPriority(member.spec.name, priority, rule + held)]
 
     def _hold_or_let_preempt(self, member: _Member, now: float) -> list[Decision]:
-        spec = member.spec
+        spec, may_at = member.spec, member.may_preempt_at
         if not spec.preempt or not spec.preempt_delay:
-            return []
-        may_at = member.may_preempt_at
-        preempt = may_at is not None and now >= may_at
+            preempt, rule = spec.preempt, "as configured"
+        elif may_at is not None and now >= may_at:
+            preempt = True
+            rule = (
+                f"priority {member.lower} < {member.priority} has been heard for the preempt_delay of "
+                f"{spec.preempt_delay:g} s"
+            )
+        else:
+            preempt = False
+            rule = f"a lower-priority Active may stay for the preempt_delay of {spec.preempt_delay:g} s"
         if preempt is member.preempt:
             return []
         member.preempt = preempt
-        rule = (
-            f"priority {member.lower} < {member.priority} has been heard for the preempt_delay of "
-            f"{spec.preempt_delay:g} s"
-            if preempt
-            else f"a lower-priority Active may stay for the preempt_delay of {spec.preempt_delay:g} s"
-        )
         return [SetPreempt(spec.name, preempt, rule)]
 
     def _tell(self, group: _Group, obstacle: _Obstacle | None, cause: str) -> list[Decision]:

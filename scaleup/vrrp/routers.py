@@ -28,6 +28,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+from scaleup.vrrp.arrangement import Arrangement
 from scaleup.vrrp.decisions import (
     Decision,
     SetPreempt,
@@ -69,6 +70,10 @@ class Routers:
                 earliest = router.deadline
         return earliest
 
+    def checks(self) -> dict[str, bool | None]:
+        """Of each check whether it is up; None before its first result."""
+        return self._policy.checks()
+
     def started(self, now: float) -> list[Action]:
         return self._follow(self._policy.started(now), now)
 
@@ -87,8 +92,22 @@ class Routers:
     def fault_gone(self, router: str | None, cause: str, now: float) -> list[Action]:
         return self._follow(self._policy.fault_gone(router, cause, now), now)
 
-    def priority_configured(self, name: str, priority: int, now: float) -> list[Action]:
-        return self._follow(self._policy.priority_configured(name, priority, now), now)
+    def removed(self, name: str, reason: str, now: float) -> list[Action]:
+        """The router leaves its election, with a farewell if it was Active, and is no more."""
+        outputs = _because(reason, self._routers.pop(name).shutdown(now))
+        actions = [Action(name, output) for output in outputs]
+        return actions + self._follow(self._policy.removed(name, reason, now), now)
+
+    def rearranged(
+        self,
+        routers: Mapping[str, Router],
+        arrangement: Arrangement,
+        faults: Mapping[str, Mapping[str, str]],
+        now: float,
+    ) -> list[Action]:
+        """From now on these, under that arrangement; see `Policy.rearranged`."""
+        self._routers = dict(routers)
+        return self._follow(self._policy.rearranged(arrangement, faults, now), now)
 
     def advertisement_received(self, name: str, adv: Heard, sender: Address, now: float) -> list[Action]:
         """An advertisement for this router passed the checks of §7.1; see `Router.advertisement_received`."""

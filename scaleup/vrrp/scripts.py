@@ -25,6 +25,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, PlainSerializer
 
+from scaleup.processes.privileges import known_user
+
 PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL = 47, 4  # <linux/prctl.h>
 REALTIME = (os.SCHED_FIFO, os.SCHED_RR)
 REAP_SECONDS = 1.0  # a killed process is gone at once, but for one that waits for a dead disk
@@ -49,21 +51,12 @@ def _command(words: tuple[str, ...]) -> tuple[str, ...]:
     return words
 
 
-def _known_user(name: str | None) -> str | None:
-    if name is not None:
-        try:
-            pwd.getpwnam(name)
-        except KeyError:
-            raise ValueError(f"there is no user {name}") from None
-    return name
-
-
 Command = Annotated[
     tuple[str, ...], BeforeValidator(_words), AfterValidator(_command), PlainSerializer(shlex.join)
 ]
 """A program and its arguments, as one writes them in a shell; none reads it."""
 
-User = Annotated[str | None, AfterValidator(_known_user)]
+User = Annotated[str | None, AfterValidator(known_user)]
 
 
 async def run(command: Sequence[str], *, timeout: float, user: str | None = None) -> int | None:

@@ -1,348 +1,81 @@
-"""The settings of an election: for `python -m scaleup.vrrp`, and for a load balancer that takes part."""
+"""The settings of `python -m scaleup.vrrp`, with keepalived's words where it has any.
+
+One virtual router is said by flags. Several are said in cluster.toml, and what stands in [vrrp] itself is then the
+default of all of them:
+
+    [vrrp]
+    interface = "eth0"
+    interval = 0.1
+
+    [[vrrp.router]]
+    name = "www"
+    vrid = 51
+    vip = ["10.0.0.100/24"]
+    priority = 150
+    tracks = { haproxy = -60 }      # without it: all that [[vrrp.track]] says
+
+    [[vrrp.router]]
+    name = "mail"
+    vrid = 52
+    vip = ["10.0.0.101/24"]
+    priority = 100
+
+    [[vrrp.group]]                  # keepalived's vrrp_sync_group
+    name = "both"
+    routers = ["www", "mail"]
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_interface
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import combinations
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import AfterValidator, BaseModel, Field, PlainSerializer, PlainValidator, model_validator
-from pydantic.networks import IPvAnyAddress
+from pydantic import Field, ValidationError, model_validator
 
-from scaleup.config import FileOnly, Flag, TierSettings
-from scaleup.vrrp.announce import Habits
-from scaleup.vrrp.arrangement import Arrangement, RouterPolicy
-from scaleup.vrrp.auth import KEY_MAX_BYTES, KEY_MIN_BYTES, Authenticator, default_window
-from scaleup.vrrp.codec import Codec
-from scaleup.vrrp.legacy import PASSWORD_BYTES
+from scaleup.config import FileOnly, Flag, NamedTable, TierSettings, distinct
+from scaleup.config.faults import did_you_mean
+from scaleup.vrrp.arrangement import Arrangement, SyncGroup
+from scaleup.vrrp.election import GROUP, Election, RouterFields
 from scaleup.vrrp.notify import NotifySettings
-from scaleup.vrrp.packet import Address
+from scaleup.vrrp.router import OWNER
 from scaleup.vrrp.tracking import TrackSettings
 
-
-@dataclass(frozen=True, slots=True)
-class VirtualAddress:
-    """`10.0.0.100/24`, or keepalived's `10.0.0.100/24 dev eth1` for another interface than the election's."""
-
-    interface: IPv4Interface | IPv6Interface
-    device: str | None = None
-
-    @property
-    def ip(self) -> Address:
-        return self.interface.ip
-
-    def __str__(self) -> str:
-        return f"{self.interface} dev {self.device}" if self.device else str(self.interface)
+IN_PLACE = {"priority", "preempt", "preempt_delay", "auth", "auth_mode", "checksum", "strict", "minimum_ttl"}
+"""What a reload changes of a router that goes on; for the rest it is another router."""
 
 
-def _virtual(value: object) -> VirtualAddress:
-    if isinstance(value, VirtualAddress):
-        return value
-    words = str(value).split()
-    try:
-        match words:
-            case [address]:
-                device = None
-            case [address, "dev", device]:
-                pass
-            case _:
-                raise ValueError
-        interface = ip_interface(address)
-        if isinstance(interface, IPv6Interface) and interface.scope_id:
-            raise ValueError
-    except ValueError:
-        raise ValueError(
-            f"{value!r} is not an address: write for example 10.0.0.100/24, or 10.0.0.100/24 dev eth1"
-        ) from None
-    return VirtualAddress(interface, device)
+class RouterTable(NamedTable, NotifySettings, RouterFields):
+    """[[vrrp.router]]"""
 
-
-def _auth(value: object) -> str | None:
-    if value is None or value == "none":
-        return value
-    text = str(value)
-    kind, _, file = text.partition(":")
-    match kind:
-        case "hmac":
-            read_key(Path(file))
-        case "pass":
-            read_password(Path(file))
-        case _:
-            raise ValueError(f'write "hmac:KEYFILE", "pass:FILE" (VRRPv2) or "none", not {text!r}')
-    return text
-
-
-def read_key(path: Path) -> bytes:
-    """The key in a file, without white space around it. ValueError says what is wrong with it."""
-    try:
-        key = path.read_bytes().strip()
-    except OSError as error:
-        raise ValueError(f"key file {path}: {error.strerror}") from None
-    if not KEY_MIN_BYTES <= len(key) <= KEY_MAX_BYTES:
-        raise ValueError(
-            f"key file {path}: {len(key)} bytes; write {KEY_MIN_BYTES} to {KEY_MAX_BYTES}, "
-            f"for example with: openssl rand -hex 32 > {path}"
-        )
-    return key
-
-
-def read_password(path: Path) -> bytes:
-    """The password of VRRPv2 in a file, without white space around it. ValueError says what is wrong with it."""
-    try:
-        password = path.read_bytes().strip()
-    except OSError as error:
-        raise ValueError(f"password file {path}: {error.strerror}") from None
-    if not 1 <= len(password) <= PASSWORD_BYTES:
-        raise ValueError(
-            f"password file {path}: {len(password)} bytes; VRRPv2 has room for 1 to {PASSWORD_BYTES}"
-        )
-    return password
-
-
-VirtualAddressField = Annotated[
-    VirtualAddress,
-    PlainValidator(_virtual, json_schema_input_type=str),
-    PlainSerializer(str),
-]
-
-
-def _interval(seconds: float) -> float:
-    if abs(seconds * 100 - round(seconds * 100)) > 1e-6:
-        raise ValueError("an advertisement can only say hundredths of a second: write for example 0.05")
-    return round(seconds, 2)
-
-
-GROUP = "election (VRRP)"
-ANNOUNCEMENTS = "announcing the virtual addresses"
-AUTH_KEY_ID = 1
-MAX_ADDRESSES = 255
-"""That is what the count of an advertisement can say (RFC 9568 §5.2.5)."""
-
-
-class Election(BaseModel):
-    """The part that the vrrp process and the load balancer have in common."""
-
-    vip: Annotated[tuple[VirtualAddressField, ...], Flag("ADDRESS[/PREFIX] [dev NAME]", GROUP)] = Field(
-        (),
-        max_length=MAX_ADDRESSES,
-        description="virtual address that the nodes elect the owner of; repeatable",
-    )
-    vrid: Annotated[int, Flag("ID", GROUP)] = Field(
-        51, ge=1, le=255, description="virtual router id, the same on all nodes of one election"
-    )
-    priority: Annotated[int, Flag("N", GROUP)] = Field(
-        100,
-        ge=1,
-        le=255,
-        description="1–254; among the living the highest is Active; 255: the owner of the addresses",
-    )
-    interval: Annotated[float, AfterValidator(_interval), Flag("SECONDS", GROUP)] = Field(
-        1.0, ge=0.01, le=40.95, description="Adver_Interval, 0.01–40.95; take-over after 3 of them and a skew"
-    )
-    preempt: Annotated[bool, Flag(None, GROUP)] = Field(
-        True, description="take over from a living Active of lower priority"
-    )
-    preempt_delay: Annotated[float, Flag("SECONDS", GROUP)] = Field(
-        0.0, ge=0, le=1000, description="hear a living Active of lower priority for so long before that"
-    )
-    startup_delay: Annotated[float, Flag("SECONDS", GROUP)] = Field(
-        0.0, ge=0, le=1000, description="from the start until this node takes part"
-    )
-    interface: Annotated[str | None, Flag("NAME", GROUP)] = Field(
+    tracks: dict[str, int] | None = Field(
         None,
-        min_length=1,
-        max_length=15,
-        description="put the virtual addresses on this interface (CAP_NET_ADMIN, CAP_NET_RAW); "
-        "without it, to own an address is to listen on it",
-    )
-    transport: Annotated[Literal["vrrp", "udp"] | None, Flag(None, GROUP)] = Field(
-        None,
-        description="how advertisements travel: as IP protocol 112 (the default with --interface), or by unicast "
-        "UDP, which needs no privilege",
-    )
-    peer: Annotated[tuple[IPvAnyAddress, ...], Flag("ADDRESS", GROUP)] = Field(
-        (), description="another node of the election, for unicast (without: multicast); repeatable"
-    )
-    source: Annotated[IPvAnyAddress | None, Flag("ADDRESS", GROUP)] = Field(
-        None,
-        description="this node's own address: advertisements and connections to servers come from it "
-        "(default of advertisements: the interface's own)",
-    )
-    vrrp_port: Annotated[int, Flag("PORT", GROUP)] = Field(
-        10112, ge=1, le=65535, description="UDP port of the election, the same on all nodes"
-    )
-    vrrp_version: Annotated[int, Flag("2|3", GROUP)] = Field(
-        3, ge=2, le=3, description="of VRRP; 2 (IPv4, whole seconds) is what keepalived speaks by default"
-    )
-    auth: Annotated[str | None, PlainValidator(_auth), Flag("hmac:KEYFILE|pass:FILE|none", GROUP)] = Field(
-        None,
-        validate_default=False,
-        description="how advertisements are authenticated; required with --peer",
-    )
-    auth_mode: Annotated[Literal["enforce", "permissive", "receive-only"], Flag(None, GROUP)] = Field(
-        "enforce",
-        description="to bring hmac into a running election: receive-only on every node, then permissive on "
-        "every node, then enforce",
-    )
-    checksum: Annotated[Literal["pseudo-header", "rfc9568"], Flag(None, GROUP)] = Field(
-        "pseudo-header",
-        description="IPv4 checksum that is sent: as keepalived's, or as the RFC's; both are read",
-    )
-    strict: Annotated[bool, Flag(None, GROUP)] = Field(
-        False, description="read only the checksum that is sent"
-    )
-    minimum_ttl: Annotated[int, Flag("N", GROUP)] = Field(
-        255, ge=1, le=255, description="of what peers send; less than 255 only when they are behind a router"
-    )
-    realtime: Annotated[bool, Flag(None, GROUP)] = Field(
-        True, description="ask for real-time scheduling and locked memory, where that is allowed"
-    )
-    pcap: Annotated[Path | None, Flag("FILE", GROUP)] = Field(
-        None, description="record what is sent and heard, for Wireshark"
-    )
-    garp_master_repeat: Annotated[int, Flag("N", ANNOUNCEMENTS)] = Field(
-        5, ge=1, le=100, description="gratuitous ARP (IPv6: neighbour advertisements) on taking an address"
-    )
-    garp_master_delay: Annotated[float, Flag("SECONDS", ANNOUNCEMENTS)] = Field(
-        5.0, ge=0, le=60, description="until that is repeated once; 0: it is not"
-    )
-    garp_master_refresh: Annotated[float, Flag("SECONDS", ANNOUNCEMENTS)] = Field(
-        0.0, ge=0, le=86400, description="between announcements while Active; 0: none"
-    )
-    garp_master_refresh_repeat: Annotated[int, Flag("N", ANNOUNCEMENTS)] = Field(
-        1, ge=1, le=100, description="of them each time"
-    )
-    garp_lower_prio_repeat: Annotated[int, Flag("N", ANNOUNCEMENTS)] = Field(
-        5, ge=0, le=100, description="on hearing a lower priority while Active, at most once a second"
-    )
-    garp_lower_prio_delay: Annotated[float, Flag("SECONDS", ANNOUNCEMENTS)] = Field(
-        5.0, ge=0, le=60, description="until that is repeated once; 0: it is not"
+        description="what it depends on, with its weights: names of [[vrrp.track]]; without: all of them",
     )
 
-    @model_validator(mode="after")
-    def _complete(self) -> Self:
-        if not self.vip:
-            return self
-        if self.transport == "vrrp" and self.interface is None:
-            raise ValueError("--transport vrrp: say --interface NAME")
-        if not self.raw and not self.peer:
-            raise ValueError(
-                "--vip: an election needs the other nodes: say --peer ADDRESS for each, or --interface NAME"
-            )
-        if not self.raw and self.source is None:
-            raise ValueError("--vip: say --source ADDRESS, this node's own address that its peers know")
-        if self.peer and self.auth is None:
-            raise ValueError(
-                '--peer: unicast is authenticated: say --auth hmac:KEYFILE, or "none" to go without'
-            )
-        if self.source in self.peer:
-            raise ValueError(f"--peer {self.source} is --source: list the other nodes only")
-        if self.minimum_ttl < 255 and not self.peer:
-            raise ValueError("--minimum-ttl: only for unicast: multicast is not routed; say --peer")
-        if self.interface is None and any(virtual.device for virtual in self.vip):
-            raise ValueError("--vip … dev NAME: addresses are put on interfaces only with --interface")
-        return self
 
-    @model_validator(mode="after")
-    def _of_one_family(self) -> Self:
-        if not self.vip:
-            return self
-        virtual = [virtual.ip for virtual in self.vip]
-        own = [self.source] if self.source is not None else []
-        addresses = [ip_address(str(address)) for address in (*own, *self.peer, *virtual)]
-        for address in addresses:
-            if address.is_unspecified or address.is_multicast:
-                raise ValueError(f"{address} is no host's address, as --vip, --peer and --source have to be")
-        if len({address.version for address in addresses}) > 1:
-            raise ValueError("--vip, --peer and --source mix IPv4 and IPv6: an election is of one family")
-        if virtual[0].version == 6 and not virtual[0].is_link_local:
-            raise ValueError(
-                f"--vip {virtual[0]}: the first one of IPv6 is link-local (RFC 9568 §5.2.9): "
-                "say --vip fe80::… before it"
-            )
-        return self
+class GroupTable(NamedTable, NotifySettings):
+    """[[vrrp.group]]: routers that move together."""
 
-    @model_validator(mode="after")
-    def _of_one_version(self) -> Self:
-        kind = (self.auth or "none").partition(":")[0]
-        if self.vrrp_version == 3 and kind == "pass":
-            raise ValueError(
-                "--auth pass:…: only VRRPv2 has passwords: say --vrrp-version 2, or --auth hmac:KEYFILE"
-            )
-        if self.vrrp_version == 2:
-            if self.vip and self.vip[0].ip.version == 6:
-                raise ValueError("--vrrp-version 2: there is none for IPv6: say --vrrp-version 3")
-            if self.interval != int(self.interval):
-                raise ValueError(
-                    f"--interval {self.interval:g}: VRRPv2 says whole seconds; or say --vrrp-version 3"
-                )
-            if kind == "hmac":
-                raise ValueError(
-                    "--auth hmac:…: VRRPv2 has none: say --vrrp-version 3, or --auth pass:FILE or none"
-                )
-        return self
+    routers: tuple[str, ...] = Field(min_length=2, description="names of [[vrrp.router]]")
+
+
+class RouterSettings(Election):
+    """One router, whole: with the defaults, its name, and the checks that it depends on with their weights."""
+
+    name: str
+    tracks: dict[str, int]
 
     @property
     def router_name(self) -> str:
-        """The virtual router's, in the log and in the state."""
-        return f"VI_{self.vrid}"
-
-    def arrangement(self, tracks: Sequence[TrackSettings] = ()) -> Arrangement:
-        """What the policy is to know. Raises ValueError."""
-        weights = {track.name: track.weight for track in tracks}
-        return Arrangement(
-            (RouterPolicy(self.router_name, self.priority, self.preempt, self.preempt_delay, weights),),
-            checks=tuple(track.check for track in tracks),
-            startup_delay=self.startup_delay,
-        )
+        return self.name
 
     @property
-    def raw(self) -> bool:
-        """Whether advertisements travel as IP protocol 112."""
-        return (self.transport or ("vrrp" if self.interface else "udp")) == "vrrp"
-
-    @property
-    def addresses(self) -> tuple[Address, ...]:
-        """The virtual ones, as an advertisement lists them."""
-        return tuple(virtual.ip for virtual in self.vip)
-
-    def key(self) -> bytes | None:
-        """The HMAC key, or None without."""
-        kind, _, file = (self.auth or "none").partition(":")
-        return read_key(Path(file)) if kind == "hmac" else None
-
-    def password(self) -> bytes | None:
-        """The password of VRRPv2, or None without."""
-        kind, _, file = (self.auth or "none").partition(":")
-        return read_password(Path(file)) if kind == "pass" else None
-
-    def codec(self) -> Codec:
-        """Raises ValueError when the key or the password cannot be read any more."""
-        key, window = self.key(), default_window(self.interval)
-        return Codec(
-            vrid=self.vrid,
-            interval_cs=round(self.interval * 100),
-            addresses=self.addresses,
-            version=2 if self.vrrp_version == 2 else 3,
-            checksum=self.checksum,
-            strict=self.strict,
-            password=self.password(),
-            authenticator=Authenticator({AUTH_KEY_ID: key}, AUTH_KEY_ID, window) if key else None,
-            auth_mode=self.auth_mode,
-            minimum_ttl=self.minimum_ttl,
-        )
-
-    def habits(self) -> Habits:
-        return Habits(
-            repeat=self.garp_master_repeat,
-            delay=self.garp_master_delay,
-            refresh=self.garp_master_refresh,
-            refresh_repeat=self.garp_master_refresh_repeat,
-            lower_prio_repeat=self.garp_lower_prio_repeat,
-            lower_prio_delay=self.garp_lower_prio_delay,
-        )
+    def wire(self) -> dict[str, Any]:
+        """What makes it this router and no other: two that agree in it can follow each other in a reload."""
+        said = self.model_dump(include=set(RouterFields.model_fields) - IN_PLACE)
+        return {**said, "owner": self.priority == OWNER}
 
 
 class VrrpSettings(Election, NotifySettings, TierSettings):
@@ -359,6 +92,10 @@ without privileges, the election alone (two terminals; kill one and watch the ot
                          --auth hmac:key --priority 150
   python -m scaleup.vrrp --node b --vip 127.0.0.100 --source 127.0.0.12 --peer 127.0.0.11 \\
                          --auth hmac:key --priority 100
+
+commands beside the election:
+  python -m scaleup.vrrp doctor …        with the same flags: what would be in its way
+  python -m scaleup.vrrp status --event-socket FILE
 """
 
     state_file: Annotated[Path | None, Flag("FILE", GROUP)] = Field(
@@ -370,21 +107,125 @@ without privileges, the election alone (two terminals; kill one and watch the ot
     track: Annotated[tuple[TrackSettings, ...], FileOnly()] = Field(
         (), max_length=64, description="what this node's part in the election depends on"
     )
+    router: Annotated[tuple[RouterTable, ...], FileOnly()] = Field(
+        (), max_length=255, description="instead of vip: several, each with its own"
+    )
+    group: Annotated[tuple[GroupTable, ...], FileOnly()] = Field(
+        (), description="routers that move together (keepalived's vrrp_sync_group)"
+    )
 
     @model_validator(mode="after")
-    def _has_address(self) -> Self:
-        if not self.vip:
-            raise ValueError("--vip ADDRESS is missing: which address is the election about?")
+    def _is_one_router_or_several(self) -> Self:
+        if not self.router:
+            if not self.vip:
+                raise ValueError("--vip ADDRESS is missing: which address is the election about?")
+            if self.group:
+                raise ValueError(f"group {self.group[0].name}: it wants routers, as [[vrrp.router]]")
+            return self
+        if self.vip:
+            raise ValueError("vip says one router, [[vrrp.router]] several: write one or the other")
+        distinct("[[vrrp.router]]", self.router)
+        distinct("[[vrrp.router]] and [[vrrp.group]]", (*self.router, *self.group))
         return self
 
     @model_validator(mode="after")
-    def _tracks_what_there_is(self) -> Self:
-        self.arrangement(self.track)
+    def _fit_together(self) -> Self:
+        routers = self.routers
+        for router in routers:
+            if not router.vip:
+                raise ValueError(f"router {router.name}: vip is missing: which address is it about?")
+        for one, other in combinations(routers, 2):
+            if conflict := _conflict(one, other):
+                raise ValueError(f"routers {one.name} and {other.name}: {conflict}")
         if reported := [track.name for track in self.track if track.reported]:
             raise ValueError(f"track {reported[0]}: reported: only a load balancer has something to report")
+        self._names_what_there_is(routers)
+        _ = self.arrangement
         return self
 
+    def _names_what_there_is(self, routers: Iterable[RouterSettings]) -> None:
+        tracks, names = [track.name for track in self.track], [router.name for router in routers]
+        mentioned = [("track", name, tracks, f"router {it.name}") for it in routers for name in it.tracks]
+        mentioned += [("router", name, names, f"group {it.name}") for it in self.group for name in it.routers]
+        for kind, name, known, where in mentioned:
+            if name not in known:
+                raise ValueError(f"{where}: there is no {kind} {name!r}{did_you_mean(name, known)}")
+
     @property
-    def scripts(self) -> NotifySettings:
-        """Those of the one router."""
-        return NotifySettings(**{name: getattr(self, name) for name in NotifySettings.model_fields})
+    def routers(self) -> tuple[RouterSettings, ...]:
+        """Each whole. The one that is said by flags is called VI_ and its VRID, as keepalived's manual does.
+
+        Raises ValueError.
+        """
+        weights = {track.name: track.weight for track in self.track}
+        defaults = {name: getattr(self, name) for name in Election.model_fields}
+        if not self.router:
+            return (RouterSettings(**defaults, name=self.router_name, tracks=weights),)
+        return tuple(_whole(table, defaults, weights) for table in self.router)
+
+    @property
+    def arrangement(self) -> Arrangement:
+        """What the policy is to know. Raises ValueError."""
+        return Arrangement(
+            tuple(router.policy(router.tracks) for router in self.routers),
+            checks=tuple(track.check for track in self.track),
+            groups=tuple(SyncGroup(group.name, group.routers) for group in self.group),
+            startup_delay=self.startup_delay,
+        )
+
+    @property
+    def scripts(self) -> dict[str, NotifySettings]:
+        """Of each router and group that has some."""
+        defaults = {name: getattr(self, name) for name in NotifySettings.model_fields}
+        said: Iterator[tuple[str, Mapping[str, Any]]]
+        if self.router:
+            said = ((table.name, table.said()) for table in (*self.router, *self.group))
+        else:
+            said = iter([(self.router_name, {})])
+        scripts = {
+            name: NotifySettings(**defaults | {key: own[key] for key in defaults.keys() & own.keys()})
+            for name, own in said
+        }
+        return {name: its for name, its in scripts.items() if its.has_any}
+
+    def moving_together(self, router: str) -> frozenset[str]:
+        """The router and those of its sync group."""
+        groups = (frozenset(group.routers) for group in self.group)
+        return next((members for members in groups if router in members), frozenset({router}))
+
+
+def unchanged(before: VrrpSettings, now: VrrpSettings) -> set[str]:
+    """Names of the routers that go on when `now` follows `before`; those of a sync group do it together."""
+    wires = {router.name: router.wire for router in before.routers}
+    same = {router.name for router in now.routers if wires.get(router.name) == router.wire}
+    together = {name: now.moving_together(name) for name in same}
+    return {
+        name
+        for name, members in together.items()
+        if members == before.moving_together(name) and members <= same
+    }
+
+
+def _whole(table: RouterTable, defaults: Mapping[str, Any], weights: Mapping[str, int]) -> RouterSettings:
+    said = {name: value for name, value in table.said().items() if name in RouterFields.model_fields}
+    tracks = dict(weights) if table.tracks is None else table.tracks
+    try:
+        return RouterSettings(**{**defaults, **said}, name=table.name, tracks=tracks)
+    except ValidationError as error:
+        why = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise ValueError(f"router {table.name}: {why}") from None
+
+
+def _conflict(one: RouterSettings, other: RouterSettings) -> str:
+    """Why both cannot be on one node; "" if they can."""
+    if both := set(one.addresses) & set(other.addresses):
+        return f"both have {min(map(str, both))}: an address is one router's"
+    if one.pcap is not None and one.pcap == other.pcap:
+        return f"both write to {one.pcap}: give each a pcap of its own"
+    if one.raw and other.raw:
+        link = (one.interface, one.vip[0].ip.version)
+        if link == (other.interface, other.vip[0].ip.version) and one.vrid == other.vrid:
+            return f"both are VRID {one.vrid} on {one.interface}: give one of them another"
+    elif not one.raw and not other.raw and (one.source, one.vrrp_port) == (other.source, other.vrrp_port):
+        return f"both listen on {one.source}, UDP port {one.vrrp_port}: give one of them another vrrp_port"
+    return ""

@@ -66,7 +66,7 @@ def test_a_stop_has_time_to_drain(tier: str) -> None:
     )
     drain = settings.model_fields["drain"].default
     assert float(parser["Service"]["TimeoutStopSec"]) >= drain + 5
-    # SIGTERM to the parent alone, who knows the order; the load balancer's unit says how and why.
+    # SIGTERM to the parent alone, who knows the order; the load balancer's unit says why it has another way.
     assert parser["Service"]["KillMode"] == ("control-group" if tier == "lb" else "mixed")
 
 
@@ -275,6 +275,9 @@ def test_the_election_alone(machine: Machine) -> None:
     assert "10.0.0.100" in machine.run("ip", "-o", "address", "show", "dev", "eth0").stdout
     expected = CAP_NET_ADMIN | CAP_NET_RAW
     assert capabilities(machine, machine.show(unit, "MainPID")) == (expected, expected)
+    machine.run("systemctl", "reload", unit)
+    until(lambda: "INFO    reloaded" in machine.log(unit), "the reload is done", machine)
+    assert "active → " not in machine.log(unit)
     machine.run("systemctl", "stop", unit)
     assert machine.show(unit, "Result") == "success"
     assert "10.0.0.100" not in machine.run("ip", "-o", "address", "show", "dev", "eth0").stdout

@@ -26,7 +26,6 @@ HOSTS = {"lb1": 11, "lb2": 12, "web1": 21, "web2": 22, "app1": 31, "db": 41, "cl
 VIP = "10.0.0.100"
 
 pytestmark = [
-    pytest.mark.slow,
     requires("ip", "curl", "haproxy", "keepalived", "nginx"),
     pytest.mark.skipif(not may_make_namespaces(), reason="network namespaces need root, with CAP_SYS_ADMIN"),
     pytest.mark.timeout(180),

@@ -11,7 +11,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import psutil
 from lb.servers import Client
@@ -52,16 +52,19 @@ def runs(process: psutil.Process, module: str) -> bool:
 
 
 class Node:
-    """One node; `log` grows as it speaks."""
+    """One node, of one worker unless more are said; `log` grows as it speaks. `python`: what runs it."""
 
-    def __init__(self, name: str, host: str, *arguments: str) -> None:
+    def __init__(
+        self, name: str, host: str, *arguments: str, python: Sequence[str] = (sys.executable,)
+    ) -> None:
         self.name = name
         self.admin = f"{host}:{free_port(host)}"
         self.log: list[str] = []
+        workers = () if {"--workers", "--config"} & {*arguments} else ("--workers", "1")
         self.process = subprocess.Popen(
             [
-                *(sys.executable, "-m", "scaleup.lb", "--node", name),
-                *("--admin", self.admin, "--source", host, "--inter", "0.1", *arguments),
+                *(*python, "-m", "scaleup.lb", "--node", name),
+                *("--admin", self.admin, "--source", host, "--inter", "0.1", *workers, *arguments),
             ],
             stderr=subprocess.PIPE,
             text=True,

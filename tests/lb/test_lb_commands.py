@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from desk import Desk
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from scaleup.lb.commands import COMMANDS, answer
@@ -284,6 +284,10 @@ ARGUMENTS += [
 
 @given(st.lists(st.one_of(st.sampled_from(WORDS), st.sampled_from(ARGUMENTS), st.text()), max_size=8))
 async def test_whatever_is_said_is_answered_and_what_is_known_stays_sound(words: list[str]) -> None:
+    line = " ".join(words).split()
+    assume(
+        not (line and line[0] in ("quit", "prompt")) and line[:3] != ["set", "timeout", "cli"]
+    )  # the socket's
     with contextlib.closing(Desk()) as desk:
         said = await say(desk, " ".join(words))
         assert said.endswith("\n")

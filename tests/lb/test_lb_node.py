@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -56,8 +57,8 @@ def virtual() -> tuple[str, int]:
 def start() -> Iterator[Start]:
     with contextlib.ExitStack() as stack:
 
-        def start(*arguments: str, name: str = "lb1", host: str = HOST) -> Node:
-            return stack.enter_context(contextlib.closing(Node(name, host, *arguments)))
+        def start(*arguments: str, name: str = "lb1", host: str = HOST, **more: Any) -> Node:
+            return stack.enter_context(contextlib.closing(Node(name, host, *arguments, **more)))
 
         yield start
 
@@ -170,7 +171,7 @@ def test_what_cannot_be_reloaded_changes_nothing(
     start: Start, plain: tuple[str, int], web1: EchoServer, web2: EchoServer, tmp_path: Path
 ) -> None:
     file = tmp_path / "cluster.toml"
-    good = f'[lb]\nlisten = ["{plain[0]}:{plain[1]}"]\nserver = ["web={web1.address}"]\n'
+    good = f'[lb]\nworkers = 1\nlisten = ["{plain[0]}:{plain[1]}"]\nserver = ["web={web1.address}"]\n'
     other = good.replace(web1.address, web2.address)
     file.write_text(good)
     node = start("--config", str(file)).ready()
@@ -178,7 +179,7 @@ def test_what_cannot_be_reloaded_changes_nothing(
     with listening(Endpoint(HOST, 0), "--listen") as taken:
         for text, why in (
             (other.replace("[lb]", "[lb"), f"{file}:1: not TOML"),
-            (other.replace("web=", "w b="), f"{file}:3: server: 'w b' is not a server name"),
+            (other.replace("web=", "w b="), f"{file}:4: server: 'w b' is not a server name"),
             (other + 'vip = ["127.0.67.100"]\n', "--vip"),
             (other + 'log_level = "debug"\n', "a restart is needed for --log-level"),
             (
@@ -361,6 +362,32 @@ def test_a_stop_lets_sessions_finish_and_resets_what_is_left(
     assert node.process.wait(10) == 0
     assert 1 <= time.monotonic() - began < 6
     assert any("resetting 1 connections: their time is over" in line for line in node.log)
+
+
+def test_a_soft_stop_waits_for_sessions_and_a_stop_after_it_does_not(
+    start: Start, plain: tuple[str, int], web1: EchoServer
+) -> None:
+    node = start(*listen(plain), *servers(web1), "--drain", "0.2").ready()
+    with Client(plain) as one:
+        one.greeting()
+        with Client(plain) as other:
+            other.greeting()
+            node.process.send_signal(signal.SIGUSR1)
+            node.says("SIGUSR1: stopping, when what is in progress has ended")
+            eventually(lambda: is_refused(plain))
+            other.echo(b"still here")
+        eventually(lambda: node.metric("lb_frontend_current_sessions") == 1)
+        node.process.send_signal(signal.SIGTERM)
+        node.says("their time is over")
+        assert node.process.wait(20) == 0
+
+    again = start(*listen(plain), *servers(web1)).ready()
+    with Client(plain) as client:
+        client.greeting()
+        again.process.send_signal(signal.SIGUSR1)
+        again.says("SIGUSR1")
+        client.echo(b"the last one")
+    assert again.process.wait(20) == 0, "it ends with its last session"
 
 
 def test_a_second_signal_stops_at_once(start: Start, plain: tuple[str, int], web1: EchoServer) -> None:

@@ -10,12 +10,13 @@ from collections.abc import Callable
 from ipaddress import ip_address
 from typing import Any
 
+from scaleup.vrrp.arrangement import Arrangement
 from scaleup.vrrp.auth import Authenticator
 from scaleup.vrrp.daemon import Daemon
+from scaleup.vrrp.election import Election
 from scaleup.vrrp.instance import Instance
 from scaleup.vrrp.network import UnicastUdp
 from scaleup.vrrp.packet import HOP_LIMIT, Advertisement, decode, encode
-from scaleup.vrrp.settings import Election
 
 VIP = ip_address("127.0.60.100")
 KEY = b"k" * 32
@@ -79,7 +80,11 @@ class Node:
         self.honest = True
         self.wall = 1_800_000_000.0  # at loop time 0
         self.instance = Instance(self.election, self.network, self.owner, self._wall_clock)
-        self.daemon = Daemon([self.instance], self.election.arrangement(), self._on_role)
+        self.daemon = Daemon(
+            [self.instance],
+            Arrangement((self.election.policy(),), startup_delay=self.election.startup_delay),
+            self._on_role,
+        )
 
     async def becomes(self, role: str) -> None:
         await until(lambda: self.instance.role == role)

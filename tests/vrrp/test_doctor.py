@@ -12,8 +12,8 @@ from scaleup.vrrp.auth import Authenticator
 from scaleup.vrrp.codec import Codec
 from scaleup.vrrp.doctor import judge
 from scaleup.vrrp.doctor_facts import Facts, Finding, Link, Packet
+from scaleup.vrrp.election import Election
 from scaleup.vrrp.packet import GROUP_IPV4, Address
-from scaleup.vrrp.settings import Election
 
 VIP, OWN, OTHER, THIRD = map(ip_address, ("10.0.0.100", "10.0.0.11", "10.0.0.12", "10.0.0.13"))
 MAC, OTHER_MAC, STRANGE_MAC = "02:00:00:00:00:11", "02:00:00:00:00:12", "02:00:00:00:00:99"

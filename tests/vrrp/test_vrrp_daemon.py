@@ -565,23 +565,28 @@ async def test_the_metrics_say_what_happened(stage: Stage) -> None:
     peer.send(b"")
     await node.becomes("active")
     values = snapshot(node.daemon, asyncio.get_running_loop().time())
-    assert set(values["dropped"]) == set(DROP_CAUSES), "every cause from the start, so that rates can be had"
+    assert set(values["routers"][0]["dropped"]) == set(DROP_CAUSES), (
+        "every cause from the start, so that rates can be had"
+    )
     registry = CollectorRegistry()
     registry.register(ElectionCollector(lambda: values))
     text = generate_latest(registry).decode()
     for line in (
-        'scaleup_vrrp_state{state="active"} 1.0',
-        'scaleup_vrrp_state{state="backup"} 0.0',
-        'scaleup_vrrp_transitions_total{cause="timer",to="active"} 1.0',
-        'scaleup_vrrp_transitions_total{cause="startup",to="backup"} 1.0',
-        'scaleup_vrrp_transitions_total{cause="late",to="backup"} 0.0',
-        'scaleup_vrrp_timer_lateness_seconds_bucket{le="+Inf"} ',
-        "scaleup_vrrp_advertisements_received_total 1.0",
-        'scaleup_vrrp_advertisements_dropped_total{cause="short"} 1.0',
-        'scaleup_vrrp_advertisements_dropped_total{cause="mac"} 0.0',
+        'router_info{iname="VI_51",interface="",vrid="51"} 1.0',
+        'state{iname="VI_51",state="active"} 1.0',
+        'state{iname="VI_51",state="backup"} 0.0',
+        'priority{iname="VI_51"} 100.0',
+        'effective_priority{iname="VI_51"} 100.0',
+        'transitions_total{cause="timer",iname="VI_51",to="active"} 1.0',
+        'transitions_total{cause="startup",iname="VI_51",to="backup"} 1.0',
+        'transitions_total{cause="late",iname="VI_51",to="backup"} 0.0',
+        'timer_lateness_seconds_bucket{le="+Inf"} ',
+        'advertisements_received_total{iname="VI_51"} 1.0',
+        'advertisements_dropped_total{cause="short",iname="VI_51"} 1.0',
+        'advertisements_dropped_total{cause="mac",iname="VI_51"} 0.0',
+        'peer_silence_seconds{iname="VI_51",peer="127.0.60.1"} 0.',
     ):
-        assert line in text
-    assert 'scaleup_vrrp_peer_silence_seconds{peer="127.0.60.1"} 0.' in text
+        assert f"\nscaleup_vrrp_{line}" in text
 
 
 def test_before_the_first_statistics_there_are_no_metrics() -> None:

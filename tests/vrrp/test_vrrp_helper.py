@@ -13,6 +13,7 @@ import pytest
 from elections import until
 
 from scaleup.errors import StartupError
+from scaleup.processes.logs import Destination
 from scaleup.vrrp.decisions import Condition, Notify
 from scaleup.vrrp.helper import Helper
 from scaleup.vrrp.notify import NotifySettings
@@ -45,7 +46,7 @@ async def helping(
         {"VI_1": NotifySettings.model_validate(scripts)},
         report,
         name="lb1/helper",
-        logs=("text", "info", None),
+        log_to=Destination(),
     )
     try:
         await helper.start()
@@ -101,7 +102,7 @@ async def test_a_change_while_it_is_started_again_is_told_then(tmp_path: Path) -
 
 async def test_without_a_helper_there_is_no_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.executable", "/none/python")
-    helper = Helper([], {}, lambda *result: None, name="lb1/helper", logs=("text", "info", None))
+    helper = Helper([], {}, lambda *result: None, name="lb1/helper", log_to=Destination())
     with pytest.raises(StartupError, match="lb1/helper cannot be started: No such file"):
         await helper.start()
     await helper.stop()

@@ -171,9 +171,15 @@ class TestWeights:
         it = tracking(-20)
         obeyed(it, it.started(NOW))
         it.check_failed("chk", "", NOW)
-        assert it.priority_configured("VI_1", 200, NOW) == [SetPriority("VI_1", 180, "200 -20 (chk) = 180")]
-        assert it.priority_configured("VI_1", 255, NOW) == [SetPriority("VI_1", 255, "255, as configured")]
-        assert it.priority_configured("VI_1", 30, NOW) == [SetPriority("VI_1", 10, "30 -20 (chk) = 10")]
+        for priority, effective, rule in [
+            (200, 180, "200 -20 (chk) = 180"),
+            (255, 255, "255, as configured"),
+            (30, 10, "30 -20 (chk) = 10"),
+        ]:
+            spec = RouterPolicy("VI_1", priority, tracks={"chk": -20})
+            assert it.rearranged(Arrangement((spec,), (CHK,)), {}, NOW) == [
+                SetPriority("VI_1", effective, rule)
+            ]
 
 
 class TestRiseAndFall:
@@ -477,3 +483,77 @@ class TestArrangement:
             RouterPolicy("VI_4", 100, preempt=False, tracks={"chk": 0}),
         )
         assert Arrangement(routers, (CHK,), (SyncGroup("G", ("VI_1", "VI_2")),), 10.0).warnings() == []
+
+
+class TestReload:
+    """Another arrangement: what stays is not touched, what differs is told."""
+
+    ONE, TWO = RouterPolicy("VI_1", 100), RouterPolicy("VI_2", 100)
+
+    def running(self, *routers: RouterPolicy, **more: object) -> Policy:
+        it = policy(*routers, **more)  # type: ignore[arg-type]
+        obeyed(it, it.started(NOW))
+        return it
+
+    def test_the_same_again_is_nothing(self) -> None:
+        specs, groups = (self.ONE, self.TWO), (SyncGroup("G", ("VI_1", "VI_2")),)
+        it = self.running(*specs, groups=groups)
+        it.transitioned("VI_1", State.ACTIVE, "", NOW)
+        it.transitioned("VI_2", State.ACTIVE, "", NOW)
+        assert it.rearranged(Arrangement(specs, groups=groups), {}, NOW) == []
+        assert it.condition("VI_1") is Condition.ACTIVE
+
+    @pytest.mark.parametrize("preempt", [True, False])
+    def test_preempt_mode(self, preempt: bool) -> None:
+        it = self.running(RouterPolicy("VI_1", 100, preempt=not preempt))
+        now = Arrangement((RouterPolicy("VI_1", 100, preempt=preempt),))
+        assert it.rearranged(now, {}, NOW) == [SetPreempt("VI_1", preempt, "as configured")]
+        assert it.rearranged(now, {}, NOW) == []
+
+    def test_a_preempt_delay_that_is_new_holds_and_one_that_is_gone_lets_go(self) -> None:
+        it = self.running(self.ONE)
+        (held,) = it.rearranged(Arrangement((RouterPolicy("VI_1", 100, preempt_delay=9.0),)), {}, NOW)
+        assert isinstance(held, SetPreempt)
+        assert not held.preempt
+        assert it.advertisement_heard("VI_1", 50, NOW) == []
+        assert it.deadline == NOW + 9
+        assert it.rearranged(Arrangement((self.ONE,)), {}, NOW) == [SetPreempt("VI_1", True, "as configured")]
+        assert it.deadline is None
+
+    def test_a_new_router_starts_up_unless_it_has_found_a_fault_already(self) -> None:
+        it = self.running(self.ONE)
+        now = Arrangement((self.ONE, self.TWO, RouterPolicy("VI_3", 100)))
+        rule = "startup with priority 100, the configuration was changed"
+        assert obeyed(it, it.rearranged(now, {"VI_3": {"link": "eth0 is down"}}, NOW)) == [
+            Startup("VI_2", rule),
+            Notify("INSTANCE", "VI_3", Condition.FAULT, 100, "eth0 is down"),
+            Notify("INSTANCE", "VI_2", Condition.BACKUP, 100, rule),
+        ]
+        assert [type(one) for one in it.fault_gone("VI_3", "link", NOW)] == [Startup]
+
+    def test_one_that_is_removed_is_told_to_have_stopped_and_its_group_goes_on(self) -> None:
+        it = self.running(self.ONE, self.TWO, groups=(SyncGroup("G", ("VI_1", "VI_2")),))
+        assert it.removed("VI_2", "gone", NOW) == [Notify("INSTANCE", "VI_2", Condition.STOPPED, 100, "gone")]
+        assert it.rearranged(Arrangement((self.ONE,)), {}, NOW) == []
+        assert it.condition("VI_1") is Condition.BACKUP
+
+    def test_a_check_that_stays_keeps_its_verdict_and_a_new_one_has_none(self) -> None:
+        it = tracking(0)
+        obeyed(it, it.started(NOW))
+        obeyed(it, it.check_passed("chk", "", NOW))
+        both = RouterPolicy("VI_1", 100, tracks={"chk": 0, "more": 0})
+        assert obeyed(it, it.rearranged(Arrangement((both,), (CHK, Check("more"))), {}, NOW)) == [
+            Shutdown("VI_1", "check more has no result yet"),
+            Notify("INSTANCE", "VI_1", Condition.WAITING, 100, "check more has no result yet"),
+        ]
+        assert it.checks() == {"chk": True, "more": None}
+        obeyed(it, it.check_passed("more", "", NOW))
+        assert it.condition("VI_1") is Condition.BACKUP
+
+    def test_a_router_that_is_at_fault_stays_so(self) -> None:
+        it = self.running(self.ONE)
+        obeyed(it, it.fault_found("VI_1", "link", "eth0 is down", NOW))
+        assert it.rearranged(Arrangement((self.ONE, self.TWO)), {}, NOW) == [
+            Startup("VI_2", "startup with priority 100, the configuration was changed")
+        ]
+        assert it.condition("VI_1") is Condition.FAULT

@@ -4,7 +4,7 @@ every result and every advertisement and works everything out anew.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 
 from hypothesis import settings
@@ -60,7 +60,8 @@ class Node(RuleBasedStateMachine):
             RouterPolicy(name, PRIORITIES[name], True, PREEMPT_DELAY[name], TRACKS[name]) for name in NAMES
         )
         checks = tuple(Check(name, RISE, FALL) for name in CHECKS)
-        self.policy = Policy(Arrangement(specs, checks, (SyncGroup("G", IN_GROUP),), 2.0))
+        self.arrangement = Arrangement(specs, checks, (SyncGroup("G", IN_GROUP),), 2.0)
+        self.policy = Policy(self.arrangement)
         self.each = {
             name: Router(vrid=number, priority=PRIORITIES[name], interval=1.0, address=OURS)
             for number, name in enumerate(NAMES, start=1)
@@ -130,9 +131,12 @@ class Node(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from([name for name in NAMES if name != "own"]), priority=st.integers(1, 254))
     def configure(self, name: str, priority: int) -> None:
+        """As a reload does; no router is touched by it, but for its priority."""
         for each in IN_GROUP if name in IN_GROUP else [name]:
             self.priorities[each] = priority
-            self.took(self.routers.priority_configured(each, priority, self.now))
+        specs = (replace(spec, priority=self.priorities[spec.name]) for spec in self.arrangement.routers)
+        arrangement = replace(self.arrangement, routers=tuple(specs))
+        self.took(self.routers.rearranged(self.each, arrangement, {}, self.now))
 
     @rule(seconds=st.floats(0, 4))
     def pass_time(self, seconds: float) -> None:

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from scaleup.config import load
 from scaleup.errors import ConfigurationError
 from scaleup.vrrp.auth import KEY_MAX_BYTES, KEY_MIN_BYTES
+from scaleup.vrrp.election import Election, read_key
 from scaleup.vrrp.packet import Advertisement
-from scaleup.vrrp.settings import Election, VrrpSettings, read_key
+from scaleup.vrrp.settings import VrrpSettings
 
 GOOD = {"vip": "10.0.0.100/24", "source": "10.0.0.11", "peer": "10.0.0.12", "auth": "none"}
 
@@ -36,7 +37,7 @@ def test_the_example_in_the_help_is_valid(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)
     Path("key").write_bytes(b"k" * 32)
     commands = VrrpSettings.examples.replace("\\\n", " ").splitlines()
-    words = [line.split() for line in commands if "python -m scaleup.vrrp" in line]
+    words = [line.split() for line in commands if "python -m scaleup.vrrp --" in line]
     assert len(words) == 3
     assert load(VrrpSettings, words[0][3:], {}).settings.raw
     for line in words[1:]:

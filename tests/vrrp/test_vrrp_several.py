@@ -11,9 +11,9 @@ from elections import VIP, Peer, RecordingOwner, free_port, until
 
 from scaleup.vrrp.arrangement import Arrangement, Check, RouterPolicy, SyncGroup
 from scaleup.vrrp.daemon import Daemon
+from scaleup.vrrp.election import Election
 from scaleup.vrrp.instance import Instance
 from scaleup.vrrp.network import UnicastUdp
-from scaleup.vrrp.settings import Election
 
 A, B = "127.0.61.1", "127.0.61.2"
 INTERVAL = 0.05

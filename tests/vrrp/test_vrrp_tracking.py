@@ -307,6 +307,9 @@ class TestProcesses:
         program = tmp_path / f"slp{os.getpid()}"
         program.symlink_to("/bin/sleep")
         process = subprocess.Popen([program, "600"])
+        # Popen returns at execve(), and the kernel gives the new name a moment later.
+        while Path(f"/proc/{process.pid}/cmdline").read_bytes().split(b"\0")[0] != bytes(program):
+            os.sched_yield()
         yield process
         process.kill()
         process.wait()

@@ -1,0 +1,305 @@
+"""SIGHUP, on hosts of their own: what stays the same does not blink, what differs changes, what fails is put back.
+
+Two hosts, two virtual routers: `www` prefers the first host, `mail` the second, so both serve (active-active). The
+kernel's own record of addresses (`ip monitor`) says whether one was away, the metrics whether a role changed.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lan import DEVICE, Host, Lan, lan_marks, until
+from prometheus_client.parser import text_string_to_metric_families
+
+pytestmark = lan_marks()
+WWW, MAIL = "10.77.0.100", "10.77.0.101"
+ADMIN_PORT = 9112
+FILE = """
+[vrrp]
+interface = "{device}"
+interval = 0.1
+admin = "127.0.0.1:{admin}"
+event_socket = "{folder}/events"
+
+[[vrrp.router]]
+name = "www"
+vrid = 51
+vip = ["{www}/24"]
+priority = {a}
+
+[[vrrp.router]]
+name = "mail"
+vrid = 52
+vip = ["{mail}/24"]
+priority = {b}
+"""
+
+
+class Node:
+    """`python -m scaleup.vrrp` with a file that can be written anew."""
+
+    def __init__(self, host: Host, folder: Path, a: int, b: int) -> None:
+        self.host, self.folder = host, folder / host.name
+        self.folder.mkdir()
+        self.file, self.log = self.folder / "cluster.toml", self.folder / "log"
+        self.text = FILE.format(
+            device=DEVICE, admin=ADMIN_PORT, folder=self.folder, www=WWW, mail=MAIL, a=a, b=b
+        )
+        self.file.write_text(self.text)
+        self.process = host.python("-m", "scaleup.vrrp", "--config", str(self.file), log=self.log)
+        until(lambda: self.log_has("initialize → backup", 2), "it takes part")
+
+    def said(self, text: str) -> bool:
+        return self.log_has(text, 1)
+
+    def log_has(self, text: str, times: int) -> bool:
+        return self.log.exists() and self.log.read_text().count(text) >= times
+
+    def reload(self, text: str, answer: str = "reloaded") -> None:
+        """Have it read `text`, and wait for the answer."""
+        self.file.write_text(text)
+        before = self.log.read_text().count(f" {answer}\n")
+        self.process.send_signal(signal.SIGHUP)
+        until(lambda: self.log.read_text().count(f" {answer}\n") > before, f"the log says {answer}")
+
+    def metrics(self) -> dict[tuple[str, str], float]:
+        """The samples, by name and the labels' values."""
+        with self.host.entered():
+            sock = socket.create_connection(("127.0.0.1", ADMIN_PORT), 10)
+        connection = http.client.HTTPConnection("127.0.0.1", ADMIN_PORT)
+        connection.sock = sock
+        try:
+            connection.request("GET", "/metrics", headers={"Connection": "close"})
+            text = connection.getresponse().read().decode()
+        finally:
+            connection.close()
+            sock.close()
+        return {
+            (sample.name.removeprefix("scaleup_vrrp_"), "/".join(sample.labels.values())): sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+        }
+
+    def transitions(self, router: str) -> dict[str, float]:
+        return {
+            labels: value
+            for (name, labels), value in self.metrics().items()
+            if name == "transitions_total" and f"/{router}/" in labels
+        }
+
+    def status(self, *options: str) -> str:
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "scaleup.vrrp",
+                "status",
+                "--event-socket",
+                f"{self.folder}/events",
+                *options,
+            ],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=True,
+        )
+        return done.stdout
+
+
+class Monitor:
+    """What the kernel of a host says of its addresses."""
+
+    def __init__(self, host: Host, folder: Path) -> None:
+        self._log = folder / "monitor"
+        host.start("ip", "-o", "monitor", "address", log=self._log)
+        self._host = host
+        self._mark = 0
+
+    def removed(self) -> set[str]:
+        """Since the last time. An address that is put on and taken off shows that nothing is missed."""
+        self._mark += 1
+        mark = f"10.99.0.{self._mark}"
+
+        def marked() -> bool:
+            self._host.ip("addr", "add", f"{mark}/32", "dev", DEVICE)
+            self._host.ip("addr", "del", f"{mark}/32", "dev", DEVICE)
+            return self._log.exists() and mark in self._log.read_text()
+
+        until(marked, "ip monitor is there")
+        lines = self._log.read_text().splitlines()
+        last = next(number for number, line in enumerate(lines) if mark in line)
+        before = f"10.99.0.{self._mark - 1}/"
+        first = max((number for number, line in enumerate(lines) if before in line), default=0)
+        return {
+            address
+            for line in lines[first : last + 1]
+            for address in (WWW, MAIL)
+            if line.startswith("Deleted") and address in line
+        }
+
+
+@pytest.fixture
+def lan() -> Iterator[Lan]:
+    with Lan("a", "b") as lan:
+        yield lan
+
+
+@pytest.fixture
+def pair(lan: Lan, tmp_path: Path) -> tuple[Node, Node]:
+    a, b = Node(lan.host("a"), tmp_path, 150, 100), Node(lan.host("b"), tmp_path, 100, 150)
+    until(lambda: a.host.has(WWW) and b.host.has(MAIL), "each has its own")
+    until(lambda: not a.host.has(MAIL) and not b.host.has(WWW), "and no other")
+    return a, b
+
+
+def test_the_same_again_is_nothing_and_a_priority_changes_in_place(
+    pair: tuple[Node, Node], tmp_path: Path
+) -> None:
+    a, b = pair
+    monitor = Monitor(a.host, tmp_path)
+    monitor.removed()
+    of = {name: [node.transitions(name) for node in pair] for name in ("www", "mail")}
+    for priority in (150, 200, 101, 254):
+        a.reload(a.text.replace("priority = 150", f"priority = {priority}"))
+        metrics = a.metrics()
+        assert metrics["priority", "www"] == metrics["effective_priority", "www"] == priority
+        sent = metrics["advertisements_sent_total", "www"]
+        until(
+            lambda sent=sent: a.metrics()["advertisements_sent_total", "www"] > sent, "it goes on advertising"
+        )
+    assert {name: [node.transitions(name) for node in pair] for name in of} == of
+    assert monitor.removed() == set()
+    a.reload(a.text.replace("priority = 150", "priority = 50"))
+    until(lambda: b.host.has(WWW) and not a.host.has(WWW), "b is worth more now")
+    assert [node.transitions("mail") for node in pair] == of["mail"]
+
+
+def test_another_vrid_is_another_router_and_the_other_one_goes_on(
+    pair: tuple[Node, Node], tmp_path: Path
+) -> None:
+    a, b = pair
+    mail = [node.transitions("mail") for node in pair]
+    b.reload(b.text.replace(FILE[FILE.index('name = "mail"') :], ""))
+    monitor = Monitor(b.host, tmp_path)
+    monitor.removed()
+    a.reload(a.text.replace("vrid = 51", "vrid = 61"))
+    until(lambda: b.log_has("Skew_Time after priority 0 was heard", 1), "b was told")
+    until(lambda: a.metrics()["router_info", f"www/{DEVICE}/61"] == 1, "a has the new one")
+    b.reload(b.text.replace("vrid = 51", "vrid = 61"))
+    until(lambda: a.host.has(WWW) and not b.host.has(WWW), "they agree again")
+    assert [node.transitions("mail") for node in pair] == mail
+    assert monitor.removed() == {WWW}
+
+
+def test_routers_come_and_go(pair: tuple[Node, Node]) -> None:
+    a, b = pair
+    only_mail = a.text.replace(a.text[a.text.index("[[vrrp.router]]") : a.text.rindex("[[vrrp.router]]")], "")
+    a.reload(only_mail)
+    until(lambda: b.host.has(WWW) and not a.host.has(WWW), "b has both")
+    assert {labels for name, labels in a.metrics() if name == "priority"} == {"mail"}
+    assert [it["iname"] for it in json.loads(a.status("--json"))] == ["mail"]
+    a.reload(a.text)
+    until(lambda: a.host.has(WWW) and not b.host.has(WWW), "a has its own again")
+    assert [it["iname"] for it in json.loads(a.status("--json"))] == ["www", "mail"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("interval = 0.1", "interval = 0.123", "hundredths of a second"),
+        ("vrid = 52", "vrid = 51", "both are VRID 51"),
+        ("[[vrrp.router]]", "[[vrrp.router", "cluster.toml"),
+        ("9112", "9113", "a restart is needed for --admin"),
+    ],
+)
+def test_a_bad_file_changes_nothing(
+    pair: tuple[Node, Node], tmp_path: Path, old: str, new: str, said: str
+) -> None:
+    a, _ = pair
+    monitor = Monitor(a.host, tmp_path)
+    monitor.removed()
+    before = [node.transitions(name) for node in pair for name in ("www", "mail")]
+    a.reload(a.text.replace(old, new), "not reloaded: nothing was changed")
+    assert a.said(said)
+    assert [node.transitions(name) for node in pair for name in ("www", "mail")] == before
+    assert monitor.removed() == set()
+    a.reload(a.text)
+
+
+def test_what_cannot_be_opened_is_put_back_as_it_was(pair: tuple[Node, Node]) -> None:
+    a, b = pair
+    a.reload(
+        a.text.replace("vrid = 51", 'vrid = 51\ninterface = "nowhere"'), "not reloaded: nothing was changed"
+    )
+    assert a.said("nowhere")
+    assert a.said("put back as they were: www")
+    until(lambda: a.host.has(WWW) and not b.host.has(WWW), "a has its own again")
+
+
+def test_a_sync_group_moves_together(pair: tuple[Node, Node], lan: Lan) -> None:
+    a, b = pair
+    group = '\n[[vrrp.group]]\nname = "both"\nrouters = ["www", "mail"]\n'
+    for node, mine in ((a, 150), (b, 100)):
+        text = node.text.replace("priority = 150", f"priority = {mine}").replace(
+            "priority = 100", f"priority = {mine}"
+        )
+        node.reload(text + group)
+    until(
+        lambda: {WWW, MAIL} <= a.host.addresses() and not b.host.has(WWW) and not b.host.has(MAIL),
+        "a has both",
+    )
+    lan.unplug(a.host)
+    until(
+        lambda: {WWW, MAIL} <= b.host.addresses() and not a.host.has(WWW) and not a.host.has(MAIL),
+        "b has both",
+    )
+
+
+def test_status_shows_each(pair: tuple[Node, Node]) -> None:
+    a, _ = pair
+    lines = a.status().splitlines()
+    assert [line.split()[:4] for line in lines] == [
+        ["router", "VRID", "state", "priority"],
+        ["www", "51", "active", "150"],
+        ["mail", "52", "backup", "100"],
+    ]
+    told: list[dict[str, Any]] = json.loads(a.status("--json"))
+    assert [(it["iname"], it["state"], it["vipset"]) for it in told] == [("www", 2, True), ("mail", 1, False)]
+    gone = subprocess.run(
+        [sys.executable, "-m", "scaleup.vrrp", "status", "--event-socket", str(a.folder / "no")],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (gone.returncode, gone.stderr) == (
+        1,
+        f"scaleup: --event-socket {a.folder}/no: No such file or directory\n",
+    )
+
+
+def test_the_owner_of_the_addresses_announces_what_is_its_own(lan: Lan, tmp_path: Path) -> None:
+    """Priority 255, RFC 9568 §1.7: never added, never removed; without it, a fault."""
+    host, log = lan.host("a"), tmp_path / "log"
+    arguments = ["-m", "scaleup.vrrp", "--interface", DEVICE, "--vip", f"{host.ipv4}/24", "--priority", "255"]
+    process = host.python(*arguments, "--interval", "0.1", log=log)
+    until(lambda: "initialize → active" in log.read_text(), "it is Active from the start (§6.4.1)")
+    host.ip("addr", "del", f"{host.ipv4}/24", "dev", DEVICE)
+    until(lambda: "is gone, and priority 255 says" in log.read_text(), "it is at fault")
+    host.ip("addr", "add", f"{host.ipv4}/24", "dev", DEVICE)
+    until(lambda: log.read_text().count("initialize → active") == 2, "it is Active again")
+    process.terminate()
+    assert process.wait(10) == 0
+    assert host.has(host.ipv4)
+    refused = host.python(*arguments[:-3], "10.77.0.9/24", "--priority", "255", log=tmp_path / "refused")
+    assert refused.wait(20) == 1
+    assert "10.77.0.9 is not an address of this host" in (tmp_path / "refused").read_text()
