@@ -19,16 +19,22 @@ import sys
 import sysconfig
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import psutil
-from needs import SEARCH_PATH
+import pytest
+from needs import SEARCH_PATH, requires
+
+from bench.lan import may_make_namespaces
 
 ROOT = Path(__file__).parents[2]
 BOOT_SECONDS = 20.0
 COMMAND_SECONDS = 60.0
+NODES = {"lb": "lb1", "vrrp": "lb1", "web": "web1", "app": "app1", "db": "db"}
+"""By tier, whom of cluster.toml it can be: one of each, on one host."""
 ADDRESSES = [f"10.0.0.{last}" for last in (11, 12, 21, 22, 31, 32, 41)]
 
 # Its control groups are below one of their own: it would take this machine's for its own otherwise.
@@ -212,3 +218,30 @@ class Machine:
                         self.console += console.read(65536)
                     except OSError:  # EIO: nobody has the other end any more
                         return
+
+
+BOOTED = [
+    requires("systemctl", "unshare", "nsenter", "ip", "curl", "mariadbd", "haproxy", "socat"),
+    pytest.mark.skipif(not may_make_namespaces(), reason="booting a machine needs root with CAP_SYS_ADMIN"),
+    pytest.mark.timeout(120),
+]
+
+
+def on_a_machine(test: Callable[..., None]) -> Callable[..., None]:
+    for mark in BOOTED:
+        test = mark(test)
+    return test
+
+
+def unit_of(tier: str) -> str:
+    return f"scaleup-{tier}@{NODES[tier]}.service"
+
+
+def until(condition: Callable[[], object], what: str, machine: Machine, seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}\n{machine.log()}"
+
+
+def answers(machine: Machine, url: str) -> bool:
+    return machine.run("curl", "-sf", "--max-time", "2", "-o", "/dev/null", url, check=False).returncode == 0

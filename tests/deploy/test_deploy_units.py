@@ -8,30 +8,22 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 import tomllib
-from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 
 import pytest
-from machine import ROOT, Machine
+from machine import NODES, ROOT, Machine, answers, on_a_machine, unit_of, until
 from needs import SEARCH_PATH, requires
 
-from bench.lan import may_make_namespaces
 from scaleup.config import TierSettings
 
 OPERATING = ROOT / "docs" / "operating.md"
 CLUSTER = ROOT / "deploy" / "cluster.toml"
-NODES = {"lb": "lb1", "vrrp": "lb1", "web": "web1", "app": "app1", "db": "db"}
 CAP_NET_BIND_SERVICE, CAP_NET_ADMIN, CAP_NET_RAW = 1 << 10, 1 << 12, 1 << 13
 VIRTUAL = "http://10.0.0.100"
 
 each_tier = pytest.mark.parametrize("tier", NODES)
-
-
-def unit_of(tier: str) -> str:
-    return f"scaleup-{tier}@{NODES[tier]}.service"
 
 
 def file_of(tier: str) -> Path:
@@ -122,28 +114,6 @@ def test_it_is_as_closed_as_the_docs_say(tier: str, tmp_path: Path) -> None:
 
 # ----- run by systemd ---------------------------------------------------------------------------------
 
-booted = [
-    requires("systemctl", "unshare", "nsenter", "ip", "curl", "mariadbd", "haproxy"),
-    pytest.mark.skipif(not may_make_namespaces(), reason="booting a machine needs root with CAP_SYS_ADMIN"),
-    pytest.mark.timeout(120),
-]
-
-
-def on_a_machine(test: Callable[..., None]) -> Callable[..., None]:
-    for mark in booted:
-        test = mark(test)
-    return test
-
-
-def until(condition: Callable[[], object], what: str, machine: Machine, seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}\n{machine.log()}"
-
-
-def answers(machine: Machine, url: str) -> bool:
-    return machine.run("curl", "-sf", "--max-time", "2", "-o", "/dev/null", url, check=False).returncode == 0
-
 
 def capabilities(machine: Machine, pid: str) -> tuple[int, int]:
     """Effective ones, and those that it could ever get."""
@@ -153,14 +123,6 @@ def capabilities(machine: Machine, pid: str) -> tuple[int, int]:
         for name in ("CapEff:", "CapBnd:")
     )
     return effective, bounding
-
-
-@pytest.fixture(scope="module")
-def machine() -> Iterator[Machine]:
-    with Machine() as machine:
-        for tier in ("db", "app", "web", "lb"):  # the order of need
-            machine.run("systemctl", "start", unit_of(tier))
-        yield machine
 
 
 @on_a_machine
@@ -189,6 +151,24 @@ def test_a_process_has_what_it_needs_and_no_more(machine: Machine, tier: str, ex
     pid = machine.show(unit_of(tier), "MainPID")
     assert capabilities(machine, pid) == (expected, expected)
     assert machine.run("stat", "-c", "%U", f"/proc/{pid}").stdout.strip() == "scaleup"
+
+
+@on_a_machine
+def test_root_commands_at_the_runtime_socket(machine: Machine) -> None:
+    def command(text: str) -> str:
+        return machine.run("sh", "-c", f"echo '{text}' | socat - /run/scaleup/lb.sock").stdout
+
+    def state(server: str) -> str:
+        rows = [line.split(",") for line in command("show stat lb 4 -1").splitlines() if line]
+        at = rows[0].index("status")
+        return next(row[at] for row in rows if row[1] == server)
+
+    assert machine.run("stat", "-c", "%U %a", "/run/scaleup/lb.sock").stdout.split() == ["scaleup", "600"]
+    until(lambda: state("web1") == "UP", "web1 is up", machine)
+    assert command("set server lb/web1 state maint").strip() == ""
+    assert state("web1") == "MAINT"
+    assert command("set server lb/web1 state ready").strip() == ""
+    until(lambda: state("web1") == "UP", "web1 is up again", machine)
 
 
 @on_a_machine
