@@ -19,7 +19,7 @@ from scaleup.vrrp.tracking import TrackSettings
 
 OPERATING = ROOT / "docs" / "operating.md"
 BALANCER = ROOT / "docs" / "load-balancer.md"
-NEED_THE_NETWORK = ("git ", "prometheus ")
+FETCHES = "git "  # from the network
 
 
 def section(page: Path, title: str) -> str:
@@ -45,9 +45,19 @@ def test_its_commands_do_what_it_says(machine: Machine) -> None:
     until(lambda: answers(machine, "http://10.0.0.100/"), "the cluster serves", machine)
     say, *rest = blocks(section(OPERATING, "Day to day"))
     for block in [*rest, *blocks(section(OPERATING, "When an alert fires"))]:
-        if not block.startswith(NEED_THE_NETWORK):
+        if not block.startswith(FETCHES):
             machine.run("bash", "-ec", f"set -o pipefail\n{say}\n{block}")
     until(lambda: answers(machine, "http://10.0.0.100/"), "the cluster serves as before", machine)
+
+
+@on_a_machine
+def test_it_is_installed_as_it_says(machine: Machine) -> None:
+    """All but fetching it, which the machine has at /opt from its beginning."""
+    lines = "\n".join(blocks(section(OPERATING, "Installing it on hosts"))).splitlines()
+    machine.run("bash", "-ec", "\n".join(line for line in lines if not line.startswith(FETCHES)))
+    assert machine.run("systemctl", "is-enabled", unit_of("lb")).stdout.strip() == "enabled"
+    password = machine.run("stat", "-c", "%U %a %s", "/etc/scaleup/database.password").stdout.split()
+    assert password == ["root", "600", "33"]
 
 
 @on_a_machine
