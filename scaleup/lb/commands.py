@@ -39,6 +39,8 @@ async def answer(line: str, control: Control) -> str:
             try:
                 said = command.handler(control, words[length:])
                 text = await said if isawaitable(said) else said
+                if words[0] in CHANGE:
+                    await control.heard()
             except Refused as error:
                 text = str(error)
             return text + "\n" if not text or text.endswith("\n") else text + "\n\n"
@@ -107,5 +109,9 @@ _TABLE: tuple[tuple[str, str, str, Handler], ...] = (
 COMMANDS: Mapping[str, Command] = {
     name: Command(f"{name} {usage}".strip(), text, handler) for name, usage, text, handler in _TABLE
 }
+CHANGE = ("set", "enable", "disable")
+"""What begins so is answered when the workers have heard of it: whoever drains a server and waits for the end of
+its sessions must not find none because a worker has yet to hear that it drains.
+"""
 ALWAYS = ("help", "prompt", "quit")
 """Offered with every suggestion."""

@@ -60,6 +60,9 @@ class Control(Protocol):
 
     def clear(self, everything: bool) -> None: ...
 
+    async def heard(self) -> None:
+        """Until the workers know of all changes, or a moment has passed in which they should."""
+
 
 def server_of(control: Control, words: Sequence[str]) -> tuple[str, Server]:
     """The backend's name and the server of `BACKEND/SERVER`, the first word. Raises Refused."""

@@ -102,6 +102,9 @@ class Operations:
     def clear(self, everything: bool) -> None:
         self._statistics.clear(everything)
 
+    async def heard(self) -> None:
+        await self._ask("heard")  # messages come in order
+
     async def _ask(self, kind: str, **fields: str) -> list[Any]:
         answers: list[Any] = []
         for generation in list(self._generations()):

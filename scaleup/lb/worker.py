@@ -108,6 +108,8 @@ class Worker:
                 self._learn(**message.fields)
             case "sessions":
                 self._answer(message.fields["number"], [self._facts(session) for session in self._sessions])
+            case "heard":
+                self._answer(message.fields["number"], [])
             case "shut_down":
                 self._answer(message.fields["number"], self._shut_down(message.fields["session"]))
             case "shut_down_all":

@@ -111,6 +111,31 @@ def cluster(start: Start, virtual: tuple[str, int], key: str, web1: EchoServer) 
 # ----- a node without an election -----------------------------------------------------------------
 
 
+def test_a_change_is_answered_when_the_workers_have_heard_of_it(
+    start: Start, plain: tuple[str, int], web1: EchoServer, tmp_path: Path
+) -> None:
+    where = tmp_path / "runtime"
+    node = start(*listen(plain), *servers(web1), "--workers", "1", "--runtime-socket", str(where)).ready()
+    worker = node.child(WORKER)
+    with socket.socket(socket.AF_UNIX) as operator:
+        operator.connect(str(where))
+        worker.suspend()
+        try:
+            operator.sendall(b"set server lb/web1 state drain\n")
+            operator.settimeout(0.3)
+            with pytest.raises(TimeoutError):
+                operator.recv(1)
+        finally:
+            worker.resume()
+        operator.settimeout(5)
+        assert operator.recv(1) == b"\n"
+    with (
+        contextlib.suppress(ConnectionResetError),
+        Client(plain) as client,
+    ):  # perhaps before it has connected
+        assert client.is_reset(), "nobody is left to serve it"
+
+
 def test_several_frontends_each_with_its_backend(
     start: Start, plain: tuple[str, int], web1: EchoServer, web2: EchoServer, tmp_path: Path
 ) -> None:

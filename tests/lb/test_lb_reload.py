@@ -129,7 +129,9 @@ def test_reloads_lose_no_request(stand: Stand) -> None:
 
 
 def test_a_rolling_restart_by_drain_loses_no_request(tmp_path: Path) -> None:
-    """Each server in turn: drain, until it has no session; stop, start; ready."""
+    """Each server in turn: drain, until it has no session; stop, start; ready, and up before it is the next one's
+    turn: on a busy machine a restart takes longer than the checks that find the server down.
+    """
     where = tmp_path / "runtime"
     with contextlib.closing(Stand(tmp_path, "--runtime-socket", str(where))) as stand:
         visitors = [stand.visitors(each) for each in (1, 50)]
@@ -143,6 +145,7 @@ def test_a_rolling_restart_by_drain_loses_no_request(tmp_path: Path) -> None:
             web.stop()
             web.start()
             assert command(where, f"set server {server} state ready") == "\n"
+            eventually(lambda: is_up(where, number))  # noqa: B023
         for result in (visitor.result() for visitor in visitors):
             assert (result["failed"], result["retried"]) == ({}, 0)
             assert result["rate"] > RATE * BUSY
@@ -157,11 +160,19 @@ def command(where: Path, line: str) -> str:
         return b"".join(iter(lambda: sock.recv(65536), b"")).decode()
 
 
+def statistics(where: Path, number: int) -> dict[str, str]:
+    """Of a server."""
+    table = csv.DictReader(command(where, "show stat").removeprefix("# ").splitlines())
+    return next(row for row in table if row["svname"] == f"web{number}")
+
+
 def sessions(where: Path, number: int) -> dict[str, int]:
     """The current ones of a server, `scur`, and how many it has had, `stot`."""
-    table = csv.DictReader(command(where, "show stat").removeprefix("# ").splitlines())
-    row = next(row for row in table if row["svname"] == f"web{number}")
-    return {name: int(row[name]) for name in ("scur", "stot")}
+    return {name: int(statistics(where, number)[name]) for name in ("scur", "stot")}
+
+
+def is_up(where: Path, number: int) -> bool:
+    return statistics(where, number)["status"].startswith("UP")
 
 
 def test_deaths_of_workers_under_load_cost_no_more_than_they_held(stand: Stand) -> None:
