@@ -55,7 +55,7 @@ BOOT = r"""
 set -e
 mount --make-rprivate /
 mount -t tmpfs tmpfs /mnt
-mkdir /mnt/upper /mnt/work /mnt/root
+mkdir /mnt/upper /mnt/work /mnt/root /mnt/project /mnt/project-work
 mount -t overlay overlay -o lowerdir=/,upperdir=/mnt/upper,workdir=/mnt/work /mnt/root
 cd /mnt/root
 
@@ -78,13 +78,14 @@ mkdir -p etc/systemd/journald.conf.d
 printf '[Journal]\nStorage=volatile\nReadKMsg=no\nRateLimitBurst=0\n' > etc/systemd/journald.conf.d/test.conf
 rm -f etc/resolv.conf etc/machine-id; systemd-id128 new > etc/machine-id
 
-# The project, with an environment of its own: the Python that runs the tests may live where services cannot look.
-mount --bind ".$PROJECT" opt/scaleup
-mount --bind ".$BASE" opt/python
+# The project, with an environment of its own: the Python that runs the tests may live where services cannot look. They
+# are taken from this machine's own paths, wherever those are mounted; what is written to the project is not left either.
+mount -t overlay overlay -o "lowerdir=$PROJECT,upperdir=/mnt/project,workdir=/mnt/project-work" opt/scaleup
+mount --bind "$BASE" opt/python
 mkdir -p opt/scaleup/.venv
 mount -t tmpfs -o mode=755 tmpfs opt/scaleup/.venv
 mkdir opt/scaleup/.venv/bin opt/scaleup/.venv/lib
-mount --bind ".$VENV/lib" opt/scaleup/.venv/lib
+mount --bind "$VENV/lib" opt/scaleup/.venv/lib
 echo "home = /opt/python/bin" > opt/scaleup/.venv/pyvenv.cfg
 ln -s "/opt/python/bin/$PYTHON" opt/scaleup/.venv/bin/python
 mkdir -p etc/systemd/system.conf.d
