@@ -27,7 +27,8 @@ lint: $(VENV)/.dev
 
 test: programs $(VENV)/.dev
 	$(FAST) "not slow" $(ARGS)
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow $(ARGS)
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "slow and not alone" $(ARGS)
+	$(BIN)/python -m pytest -q -m alone $(ARGS)
 
 soak: programs $(VENV)/.dev
 	SCALEUP_SIM_FIRST=1000 SCALEUP_SIM_SEEDS=50000 $(BIN)/python -m pytest -q -n 2 tests/sim/test_sim_chaos.py -k hold

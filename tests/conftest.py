@@ -19,6 +19,9 @@ settings.load_profile("ours")
 ON_BOTH_LOOPS = ("upstream", "web", "lb", "net", "processes")
 """Folders whose asyncio tests run on both loops, because what they test touches sockets on either."""
 
+ALONE = ("app", "bench", "db", "deploy", "e2e")
+"""Folders whose slow tests have the machine to themselves (marked `alone`)."""
+
 ON_UVLOOP_FIRST = ("upstream", "web", "lb", "net")
 """Those of them that are uvloop's in production: `make check` leaves the other loop to `make test`."""
 
@@ -45,6 +48,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             if (programs := missing(item)) and "CI" not in os.environ:
                 reason = f"needs {', '.join(programs)}; `make test` as root installs it"
                 item.add_marker(pytest.mark.skip(reason=reason))
+        if item.path.parent.name in ALONE and item.get_closest_marker("slow"):
+            item.add_marker("alone")
         if item.path.parent.name in ON_UVLOOP_FIRST and re.search(r"[\[-]asyncio[\]-]", item.name):
             item.add_marker("other_loop")
     wanted = [item for item in items if bool(item.get_closest_marker("soak")) == config.getoption("--soak")]

@@ -78,8 +78,8 @@ mkdir -p etc/systemd/journald.conf.d
 printf '[Journal]\nStorage=volatile\nReadKMsg=no\nRateLimitBurst=0\n' > etc/systemd/journald.conf.d/test.conf
 rm -f etc/resolv.conf etc/machine-id; systemd-id128 new > etc/machine-id
 
-# The project, with an environment of its own: the Python that runs the tests may live where services cannot look. They
-# are taken from this machine's own paths, wherever those are mounted; what is written to the project is not left either.
+# The project, with an environment of its own: services may not look where the Python that runs the tests lives.
+# They come from where they are on this machine; what is written to the project is not left either.
 mount -t overlay overlay -o "lowerdir=$PROJECT,upperdir=/mnt/project,workdir=/mnt/project-work" opt/scaleup
 mount --bind "$BASE" opt/python
 mkdir -p opt/scaleup/.venv

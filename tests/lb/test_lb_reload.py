@@ -20,7 +20,7 @@ from servers import Client, EchoServer
 
 from bench.running import accepts
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(180)]
 
 ROOT = Path(__file__).parents[2]
 HOST = "127.0.68.11"
