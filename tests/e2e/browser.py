@@ -25,7 +25,7 @@ import aiohttp
 from scaleup.processes.tasks import Tasks
 
 START_SECONDS = 10.0
-STEP_SECONDS = 5.0
+STEP_SECONDS = 15.0
 
 _OPTIONS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-dev-shm-usage"),

@@ -16,7 +16,7 @@ from needs import requires
 from nodes import Node, free_port
 from servers import Client, EchoServer
 
-pytestmark = [pytest.mark.slow, requires("chromium")]
+pytestmark = [pytest.mark.slow, pytest.mark.alone, requires("chromium")]
 
 HOST = "127.0.69.11"
 STATE = "document.querySelector('#row-web-web1 .state').textContent"
