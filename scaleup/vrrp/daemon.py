@@ -158,9 +158,10 @@ class Daemon:
         waits in the socket.
         """
         for datagram in instance.network.receive():
+            now = self._loop.time()  # of the receipt: what follows is our own delay
             advertisement = instance.read(datagram)
             if advertisement is not None:
-                now, source = self._loop.time(), datagram.source
+                source = datagram.source
                 self._act(
                     self.routers.advertisement_received(instance.name, advertisement, source, now),
                     "advertisement",
