@@ -147,7 +147,8 @@ class Daemon:
         self._act(self.routers.fault_gone(router, by, self._loop.time()), "fault")
 
     def _woken(self) -> None:
-        self._act(self.routers.woken(self._loop.time()), "late")
+        if actions := self.routers.woken(self._loop.time()):
+            self._act(actions, "late")
 
     def _readable(self, instance: Instance) -> None:
         self._woken()
