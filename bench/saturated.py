@@ -45,6 +45,8 @@ METRICS = {
     "rate": Metric("requests", "per second", "higher"),
 }
 ROUNDS, SECONDS = 10, 60.0
+ROOMY_SECONDS, FEWER = 0.1, 5
+"""From this interval on there is ten times the room, and a fifth of the rounds is enough."""
 WORKERS = 2
 CONNECTIONS = 64
 SLACK_SECONDS = 20.0
@@ -165,9 +167,11 @@ def run(turns: Turns, work: str, interval: float) -> None:
         stack.callback(cluster.close)
         cluster.begin()
         bound = down(interval, PRIORITY) * 1e3
-        title = f"{length(interval)} (down interval {number(bound)} ms)"
+        rounds = turns.rounds if interval < ROOMY_SECONDS else max(1, turns.rounds // FEWER)
+        title = f"{length(interval)} (down interval {number(bound)} ms), {rounds} times"
         settings = {"interval": interval, "down_ms": bound}
-        turns.run(Case(work, title, settings), {OURS: cluster}, lambda one, _: one.saturate(turns.seconds))
+        case = Case(work, title, settings)
+        turns.run(case, {OURS: cluster}, lambda one, _: one.saturate(turns.seconds), rounds)
 
 
 def main() -> None:

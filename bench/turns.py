@@ -239,11 +239,12 @@ class Turns:
         case: Case,
         running: Mapping[str, Contender],
         measure: Callable[[Contender, int], Figures],
+        rounds: int | None = None,
     ) -> None:
         """`measure(contender, round)` for everybody in every round; then the case joins the record."""
         case.rounds = {name: [] for name in running}
         self._progress.update(self._task, description=f"{self._script}: {case.title}")
-        for turn in range(self.rounds):
+        for turn in range(rounds or self.rounds):
             for name in order(list(running), turn):
                 case.rounds[name].append(measure(running[name], turn))
             self._progress.advance(self._task)
