@@ -94,7 +94,7 @@ class Process:
             log.info("reloading")
             notify(f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
             try:
-                await take(load())
+                await take(await asyncio.to_thread(load))  # what serves goes on meanwhile
             except ScaleUpError as error:
                 for line in str(error).splitlines():
                     log.error("%s", line)

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import socket
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from ipaddress import ip_address
 
 from scaleup.errors import ConfigurationError
@@ -58,7 +58,7 @@ def open_instances(
 
     Raises StartupError, or ConfigurationError when a key file has gone.
     """
-    virtual = {*virtual, *(address for election in elections for address in election.addresses)}
+    virtual = {*virtual, *virtual_addresses(elections)}
     with contextlib.ExitStack() as stack:
         owners = []
         for election in elections:
@@ -75,6 +75,11 @@ def open_instances(
                 raise ConfigurationError(str(error)) from None
         stack.pop_all()
     return instances
+
+
+def virtual_addresses(elections: Iterable[Election]) -> set[Address]:
+    """Those that come and go: of priority 255 they are the host's own."""
+    return {address for election in elections if election.priority != OWNER for address in election.addresses}
 
 
 def open_owner(election: Election, sockets: Sequence[socket.socket]) -> Owner:
@@ -99,8 +104,6 @@ def open_network(election: Election, virtual: Collection[Address]) -> Network:
         if election.source is not None:
             source = ip_address(str(election.source))
         else:
-            owned = election.addresses if election.priority == OWNER else ()
-            virtual = set(virtual).difference(owned)
             source = primary_address(election.interface, election.addresses[0].version, virtual)
         network: Network = RawIp(election.interface, source, election.vrid, peers or None)
         how = f"to {len(peers)} peers" if peers else "by multicast"

@@ -11,6 +11,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 
 from scaleup.processes.logs import LimitedLog
 from scaleup.vrrp.auth import AUTH_CAUSES, AuthError
@@ -109,8 +110,9 @@ class Instance:
         The policy tells the router of its priority. What was heard goes on to count against replays while the key
         is the same.
         """
-        if codec != self._codec:
-            self._codec = codec
+        if codec.authenticator == self._codec.authenticator:
+            codec = replace(codec, authenticator=self._codec.authenticator)
+        self._codec = codec
         self.election = election
 
     def is_active_and_due(self, now: float) -> bool:

@@ -20,10 +20,12 @@ import asyncio
 import contextlib
 import errno
 import logging
+import math
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface
+from typing import ClassVar
 
 from scaleup.errors import StartupError
 from scaleup.processes.logs import LimitedLog
@@ -39,6 +41,8 @@ LIFETIME_SECONDS = 2
 RENEW_SECONDS = 0.5
 MEDDLED_SECONDS = 60.0
 """Vanishing twice within it is no accident; it is also how long the fault lasts."""
+BY_US_SECONDS = 1.0
+"""After we took an address off an interface, others there that are gone went with it."""
 LOG_EVERY_SECONDS = 5.0
 
 Fault = Callable[[str, str], None]
@@ -61,6 +65,10 @@ class KernelOwner:
 
     Made inside the running loop. Raises StartupError.
     """
+
+    _removed_here: ClassVar[dict[int, float]] = {}
+    """When this process last took an address off an interface. Where net.ipv4.conf.*.promote_secondaries is 0, the
+    first address of a network takes the others with it, those of other routers of ours among them."""
 
     def __init__(
         self,
@@ -125,6 +133,7 @@ class KernelOwner:
         for interface, index in () if self._its_own else self._addresses:
             try:
                 self._rtnetlink.remove(interface, index)
+                self._removed_here[index] = self._loop.time()
             except FileNotFoundError:
                 pass
             except OSError as error:
@@ -147,7 +156,18 @@ class KernelOwner:
     # ----- addresses ------------------------------------------------------------------------------
 
     def _purge(self) -> None:
-        """Before the election; and the first thing that takes CAP_NET_ADMIN."""
+        """Before the election; and the first thing that takes CAP_NET_ADMIN.
+
+        What a crash of ours has left has a short lifetime. With a longer one an address is somebody else's, and
+        a host without it may be cut off.
+        """
+        there = {(event.ip, event.index): event.lifetime for event in self._rtnetlink.addresses()}
+        for interface, index in self._addresses:
+            if there.get((interface.ip, index), 0) > LIFETIME_SECONDS:
+                raise StartupError(
+                    f"--vip {interface}: this host has that address already, and not from us: if it is the host's "
+                    "own, say --priority 255 (RFC 9568 §1.7); if another program left it, remove it (ip addr del)"
+                )
         for interface, index in self._addresses:
             try:
                 self._rtnetlink.remove(interface, index)
@@ -170,9 +190,12 @@ class KernelOwner:
                 self._rtnetlink.add(interface, index, LIFETIME_SECONDS)
         self._renewed = self._loop.time()
 
-    def _missing(self) -> list[IPv4Interface | IPv6Interface]:
+    def _missing(self) -> dict[IPv4Interface | IPv6Interface, int]:
+        """With the indexes of their interfaces."""
         there = {(event.ip, event.index) for event in self._rtnetlink.addresses()}
-        return [interface for interface, index in self._addresses if (interface.ip, index) not in there]
+        return {
+            interface: index for interface, index in self._addresses if (interface.ip, index) not in there
+        }
 
     def _announce(self, times: int) -> None:
         for _ in range(times):
@@ -242,7 +265,7 @@ class KernelOwner:
 
     def _check_addresses(self) -> None:
         """Is everything there that we own? Asked of the kernel: an event may be about an earlier time."""
-        if not (self._owns or self._its_own):
+        if not (self._owns or self._its_own) or self._watch.fileno() < 0:  # closed meanwhile
             return
         missing = self._missing()
         names = ", ".join(map(str, missing))
@@ -253,12 +276,23 @@ class KernelOwner:
             return
         now = self._loop.time()
         expired = now >= self._renewed + LIFETIME_SECONDS
-        if not expired and self._put_back_at is not None and now < self._put_back_at + MEDDLED_SECONDS:
+        never = -math.inf
+        by_us = all(now < self._removed_here.get(index, never) + BY_US_SECONDS for index in missing.values())
+        if (
+            not expired
+            and not by_us
+            and self._put_back_at is not None
+            and now < self._put_back_at + MEDDLED_SECONDS
+        ):
             self._lost(f"something on this host takes {names} away again and again")
             return
-        if not expired:
+        if by_us:
+            why = "went with another address of ours"
+        elif expired:
+            why = "was not renewed in time"
+        else:
             self._put_back_at = now
-        why = "was not renewed in time" if expired else "was taken away by something on this host"
+            why = "was taken away by something on this host"
         log.warning("%s %s: put back", names, why)
         try:
             self._renew()

@@ -18,7 +18,8 @@ default of all of them:
     name = "mail"
     vrid = 52
     vip = ["10.0.0.101/24"]
-    priority = 100
+    priority = 150
+    tracks = { haproxy = -60 }
 
     [[vrrp.group]]                  # keepalived's vrrp_sync_group
     name = "both"
@@ -28,6 +29,7 @@ default of all of them:
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
 from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
@@ -151,9 +153,11 @@ commands beside the election:
             if name not in known:
                 raise ValueError(f"{where}: there is no {kind} {name!r}{did_you_mean(name, known)}")
 
-    @property
+    @cached_property
     def routers(self) -> tuple[RouterSettings, ...]:
-        """Each whole. The one that is said by flags is called VI_ and its VRID, as keepalived's manual does.
+        """Each whole, as it was when it was read first, since key files may go.
+
+        The one that is said by flags is called VI_ and its VRID, as keepalived's manual does.
 
         Raises ValueError.
         """

@@ -57,6 +57,12 @@ def opened(host: Host, *addresses: str, device: str = DEVICE, habits: Habits | N
         return KernelOwner(placed, Schedule(habits or Habits()))
 
 
+@pytest.fixture(autouse=True)
+def _nothing_was_removed_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By an earlier test, from an interface of the same number."""
+    monkeypatch.setattr(KernelOwner, "_removed_here", {})
+
+
 @pytest.fixture
 async def owner(host: Host) -> AsyncIterator[KernelOwner]:
     with contextlib.closing(opened(host, f"{VIP}/24", f"{VIP6}/64")) as owner:
@@ -124,10 +130,19 @@ async def test_when_nobody_renews_it_goes_by_itself(host: Host, owner: KernelOwn
 async def test_what_a_crash_left_behind_is_removed_at_the_start(
     host: Host, caplog: pytest.LogCaptureFixture
 ) -> None:
-    host.ip("addr", "add", f"{VIP}/24", "dev", DEVICE)
+    host.ip("addr", "add", f"{VIP}/24", "dev", DEVICE, "valid_lft", "2", "preferred_lft", "2")
     with contextlib.closing(opened(host, f"{VIP}/24")):
         assert not host.has(VIP)
     assert f"{VIP}/24 was still there" in caplog.text
+
+
+async def test_what_others_have_put_there_is_left_alone(host: Host) -> None:
+    host.ip("addr", "add", f"{VIP}/24", "dev", DEVICE)
+    with pytest.raises(
+        StartupError, match=r"has that address already, and not from us: .* say --priority 255"
+    ):
+        opened(host, f"{VIP}/24")
+    assert host.has(VIP)
 
 
 async def test_it_takes_everything_or_nothing(host: Host) -> None:
