@@ -158,15 +158,18 @@ class KernelOwner:
     def _purge(self) -> None:
         """Before the election; and the first thing that takes CAP_NET_ADMIN.
 
-        What a crash of ours has left has a short lifetime. With a longer one an address is somebody else's, and
-        a host without it may be cut off.
+        What a crash of ours, or a keepalived that was killed, has left is removed. But not an address without which
+        the interface would have none that stays: that is the host's own, and the host would be cut off.
         """
-        there = {(event.ip, event.index): event.lifetime for event in self._rtnetlink.addresses()}
+        stays = [event for event in self._rtnetlink.addresses() if event.lifetime > LIFETIME_SECONDS]
         for interface, index in self._addresses:
-            if there.get((interface.ip, index), 0) > LIFETIME_SECONDS:
+            there = {
+                event.ip for event in stays if event.index == index and event.ip.version == interface.version
+            }
+            if there == {interface.ip}:
                 raise StartupError(
-                    f"--vip {interface}: this host has that address already, and not from us: if it is the host's "
-                    "own, say --priority 255 (RFC 9568 §1.7); if another program left it, remove it (ip addr del)"
+                    f"--vip {interface}: that is the one address that this host has there: if it is its own, say "
+                    "--priority 255 (RFC 9568 §1.7), else give it another one"
                 )
         for interface, index in self._addresses:
             try:

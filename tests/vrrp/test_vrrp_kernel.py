@@ -130,16 +130,17 @@ async def test_when_nobody_renews_it_goes_by_itself(host: Host, owner: KernelOwn
 async def test_what_a_crash_left_behind_is_removed_at_the_start(
     host: Host, caplog: pytest.LogCaptureFixture
 ) -> None:
-    host.ip("addr", "add", f"{VIP}/24", "dev", DEVICE, "valid_lft", "2", "preferred_lft", "2")
+    host.ip("addr", "add", f"{VIP}/24", "dev", DEVICE)
     with contextlib.closing(opened(host, f"{VIP}/24")):
         assert not host.has(VIP)
     assert f"{VIP}/24 was still there" in caplog.text
 
 
-async def test_what_others_have_put_there_is_left_alone(host: Host) -> None:
+async def test_the_only_address_of_an_interface_is_left_alone(host: Host) -> None:
+    host.ip("addr", "del", f"{host.ipv4}/24", "dev", DEVICE)
     host.ip("addr", "add", f"{VIP}/24", "dev", DEVICE)
     with pytest.raises(
-        StartupError, match=r"has that address already, and not from us: .* say --priority 255"
+        StartupError, match=r"the one address that this host has there: .* say --priority 255"
     ):
         opened(host, f"{VIP}/24")
     assert host.has(VIP)

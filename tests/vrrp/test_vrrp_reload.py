@@ -331,7 +331,7 @@ vip = ["{MAIL}/24"]
     file.write_text(text.replace("priority = 255", "priority = 200"))
     process.send_signal(signal.SIGHUP)
     until(lambda: "not reloaded" in log.read_text(), "it refuses")
-    assert "this host has that address already, and not from us" in log.read_text()
+    assert "that is the one address that this host has there" in log.read_text()
     assert host.has(host.ipv4)
     until(lambda: log.read_text().count("own (VRID 51): initialize → active") == 2, "it is put back")
     assert host.has(host.ipv4)
