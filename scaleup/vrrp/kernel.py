@@ -10,6 +10,9 @@ this node is at fault and rests.
 
 Addresses that a crash left behind are removed before the election begins.
 
+Two routers may have addresses of one network on one interface, and one of them leaves: `promote_secondaries` is set
+there, or the kernel would take the other's address away as well.
+
 **Priority 255** says that the addresses are this host's own, configured by somebody else (the owner of RFC 9568
 §1.7). Those are only announced: never added, renewed or removed. While one is missing, the node is at fault.
 """
@@ -96,6 +99,7 @@ class KernelOwner:
                 for interface in self._missing():
                     raise not_its_own(interface.ip)
             else:
+                self._promote_secondaries()
                 self._purge()
             self._closing = stack.pop_all()
 
@@ -160,6 +164,16 @@ class KernelOwner:
             except OSError as error:
                 raise StartupError(f"--vip {interface}: {error.strerror}") from None
             log.warning("%s was still there, from a process that did not end well: removed", interface)
+
+    def _promote_secondaries(self) -> None:
+        """Before the purge: what a crash has left may stand before an address that somebody else serves."""
+        for name, index in self._indexes.items():
+            try:
+                self._rtnetlink.promote_secondaries(index)
+            except PermissionError:
+                return  # the purge says what to do
+            except OSError as error:
+                log.warning("%s: promote_secondaries cannot be set: %s", name, error.strerror)
 
     def _renew(self) -> None:
         if self._its_own:

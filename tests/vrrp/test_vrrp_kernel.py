@@ -130,6 +130,18 @@ async def test_what_a_crash_left_behind_is_removed_at_the_start(
     assert f"{VIP}/24 was still there" in caplog.text
 
 
+async def test_another_address_of_the_network_stays(host: Host) -> None:
+    """The kernel's default is to remove with the first address of a network all the others."""
+    with (
+        contextlib.closing(opened(host, "10.88.0.100/24")) as first,
+        contextlib.closing(opened(host, "10.88.0.101/24")) as second,
+    ):
+        first.take()
+        second.take()
+        first.release()
+        assert "10.88.0.101" in host.addresses()
+
+
 async def test_it_takes_everything_or_nothing(host: Host) -> None:
     host.ip("link", "add", "eth1", "up", "type", "bridge")
     placed = [Placed(ip_interface(f"{VIP}/24"), DEVICE), Placed(ip_interface("10.78.0.100/24"), "eth1")]
