@@ -106,10 +106,11 @@ class Instance:
     def adopt(self, election: Election, codec: Codec) -> None:
         """Other settings, of those with which it stays the same router (`settings.IN_PLACE`).
 
-        The policy tells the router of its priority. What was heard goes on to count against replays while the key
-        is the same.
+        The policy tells the router of its priority. What was heard goes on to count against replays.
         """
         if codec != self._codec:
+            if codec.authenticator is not None and self._codec.authenticator is not None:
+                codec.authenticator.follow(self._codec.authenticator)
             self._codec = codec
         self.election = election
 
