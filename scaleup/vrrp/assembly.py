@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from ipaddress import ip_address
 
-from scaleup.errors import ConfigurationError
+from scaleup.errors import ConfigurationError, StartupError
 from scaleup.net.addresses import Endpoint
 from scaleup.net.sockets import is_ours
 from scaleup.vrrp.announce import Schedule
@@ -59,6 +59,15 @@ def open_instances(
     Raises StartupError, or ConfigurationError when a key file has gone.
     """
     virtual = {*virtual, *(address for election in elections for address in election.addresses)}
+    try:
+        return _opened(elections, sockets, virtual)
+    except OSError as error:  # of a netlink socket: no descriptor is left, or no memory
+        raise StartupError(f"the sockets of the election: {error.strerror}") from None
+
+
+def _opened(
+    elections: Sequence[Election], sockets: Sequence[socket.socket], virtual: Collection[Address]
+) -> list[Instance]:
     with contextlib.ExitStack() as stack:
         owners = []
         for election in elections:

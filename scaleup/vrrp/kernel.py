@@ -256,8 +256,8 @@ class KernelOwner:
 
     def _check_addresses(self) -> None:
         """Is everything there that we own? Asked of the kernel: an event may be about an earlier time."""
-        if not (self._owns or self._its_own):
-            return
+        if self._watch.fileno() < 0 or not (self._owns or self._its_own):
+            return  # closed since the event, or nothing to look after
         missing = self._missing()
         names = ", ".join(map(str, missing))
         if self._its_own:

@@ -139,11 +139,12 @@ class Standalone:
 
     def _put_back(self) -> None:
         """The routers that were removed, as they were. One that cannot be opened waits for the next reload."""
-        opened = list[Instance]()
-        for router in self._settings.routers:
+        opened, routers = list[Instance](), self._settings.routers
+        virtual = {address for router in routers for address in router.addresses}
+        for router in routers:
             if router.name not in self._daemon.instances:
                 try:
-                    opened += open_instances([router])
+                    opened += open_instances([router], virtual=virtual)
                 except ScaleUpError as error:
                     log.error("%s cannot be started again as it was: %s", router.name, error)
         if opened:

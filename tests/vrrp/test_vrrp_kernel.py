@@ -142,6 +142,22 @@ async def test_another_address_of_the_network_stays(host: Host) -> None:
         assert "10.88.0.101" in host.addresses()
 
 
+async def test_an_event_that_was_read_before_it_was_closed_is_nothing(
+    host: Host, caplog: pytest.LogCaptureFixture
+) -> None:
+    with host.entered():
+        own = [Placed(ip_interface(f"{host.ipv4}/24"), DEVICE)]
+        owner = KernelOwner(own, Schedule(Habits()), its_own=True)
+    with contextlib.closing(owner):
+        judge = Judge()
+        owner.watch(judge.fault, judge.recover)
+        host.ip("addr", "del", f"{host.ipv4}/24", "dev", DEVICE)
+        owner._changed()
+        owner.close()
+        await asyncio.sleep(0)
+    assert (judge.said, caplog.text) == ([], "")
+
+
 async def test_it_takes_everything_or_nothing(host: Host) -> None:
     host.ip("link", "add", "eth1", "up", "type", "bridge")
     placed = [Placed(ip_interface(f"{VIP}/24"), DEVICE), Placed(ip_interface("10.78.0.100/24"), "eth1")]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import resource
 import signal
 import socket
 import subprocess
@@ -242,6 +243,34 @@ def test_what_cannot_be_opened_is_put_back_as_it_was(pair: tuple[Node, Node]) ->
     )
     assert a.said("nowhere")
     assert a.said("put back as they were: www")
+    until(lambda: a.host.has(WWW) and not b.host.has(WWW), "a has its own again")
+
+
+def test_what_is_put_back_does_not_speak_from_an_address_that_another_router_has(
+    lan: Lan, tmp_path: Path
+) -> None:
+    """The kernel lists the newest link-local address first."""
+    node = Node(lan.host("a"), tmp_path, 150, 150)
+    six = node.text.replace(f"{WWW}/24", "fe80::100/64").replace(f"{MAIL}/24", "fe80::101/64")
+    node.reload(six)
+    until(lambda: {"fe80::100", "fe80::101"} <= node.host.addresses(), "it has both")
+    broken = six.replace("vrid = 51", 'vrid = 51\ninterface = "nowhere"')
+    node.reload(broken, "not reloaded: nothing was changed")
+    said = [line for line in node.log.read_text().splitlines() if "VRID 51: advertising on" in line]
+    assert [line.split(" from ")[1].split()[0] for line in said] == ["10.77.0.1", "fe80::1", "fe80::1"]
+
+
+def test_without_a_descriptor_left_what_was_there_is_put_back(pair: tuple[Node, Node]) -> None:
+    a, b = pair
+    pid = int(a.host.ip("netns", "pids", a.host.namespace).split()[0])
+    soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    in_use = len(list(Path(f"/proc/{pid}/fd").iterdir()))
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (in_use + 3, hard))
+    third = '\n[[vrrp.router]]\nname = "third"\nvrid = 53\nvip = ["10.77.0.102/24"]\n'
+    a.reload(a.text.replace("vrid = 51", "vrid = 61") + third, "not reloaded: nothing was changed")
+    assert a.said("Too many open files")
+    assert not a.said("an error of ours")
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
     until(lambda: a.host.has(WWW) and not b.host.has(WWW), "a has its own again")
 
 
