@@ -28,6 +28,7 @@ default of all of them:
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
 from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
@@ -151,11 +152,11 @@ commands beside the election:
             if name not in known:
                 raise ValueError(f"{where}: there is no {kind} {name!r}{did_you_mean(name, known)}")
 
-    @property
+    @cached_property
     def routers(self) -> tuple[RouterSettings, ...]:
         """Each whole. The one that is said by flags is called VI_ and its VRID, as keepalived's manual does.
 
-        Raises ValueError.
+        Made once, while the settings are read: a key file may be gone by the next reload. Raises ValueError.
         """
         weights = {track.name: track.weight for track in self.track}
         defaults = {name: getattr(self, name) for name in Election.model_fields}

@@ -274,6 +274,19 @@ def test_without_a_descriptor_left_what_was_there_is_put_back(pair: tuple[Node, 
     until(lambda: a.host.has(WWW) and not b.host.has(WWW), "a has its own again")
 
 
+def test_another_key_when_the_file_of_the_old_one_is_gone(pair: tuple[Node, Node], tmp_path: Path) -> None:
+    before = [node.transitions(name) for node in pair for name in ("www", "mail")]
+    for mode in ("receive-only", "permissive", "enforce"):
+        for node in pair:
+            key = tmp_path / f"{node.host.name}-{mode}.key"
+            key.write_text("ab" * 32)
+            key.chmod(0o600)
+            auth = f'interval = 0.1\nauth = "hmac:{key}"\nauth_mode = "{mode}"'
+            node.reload(node.text.replace("interval = 0.1", auth))
+            key.unlink()
+    assert [node.transitions(name) for node in pair for name in ("www", "mail")] == before
+
+
 def test_a_sync_group_moves_together(pair: tuple[Node, Node], lan: Lan) -> None:
     a, b = pair
     group = '\n[[vrrp.group]]\nname = "both"\nrouters = ["www", "mail"]\n'
