@@ -42,7 +42,11 @@ def assembled(
 
     `sockets`: to listen on while Active. Made inside the running loop. Raises as `open_instances`.
     """
-    daemon = Daemon(open_instances(elections, sockets), arrangement, on_role, on_decision)
+
+    def reopen(instance: Instance) -> None:
+        reopen_instance(instance, sockets, [it.election for it in daemon.instances.values()])
+
+    daemon = Daemon(open_instances(elections, sockets), arrangement, on_role, on_decision, reopen)
     try:
         yield daemon
     finally:
@@ -61,8 +65,8 @@ def open_instances(
     virtual = {*virtual, *(address for election in elections for address in election.addresses)}
     try:
         return _opened(elections, sockets, virtual)
-    except OSError as error:  # of a netlink socket: no descriptor is left, or no memory
-        raise StartupError(f"the sockets of the election: {error.strerror}") from None
+    except OSError as error:
+        raise _no_sockets(error) from None
 
 
 def _opened(
@@ -84,6 +88,31 @@ def _opened(
                 raise ConfigurationError(str(error)) from None
         stack.pop_all()
     return instances
+
+
+def reopen_instance(
+    instance: Instance, sockets: Sequence[socket.socket], elections: Sequence[Election]
+) -> None:
+    """After its interface was removed, with what has its name now. `elections`: of all routers of this process.
+
+    A UDP socket has an address, and no interface: it goes on. Raises StartupError, and then nothing has changed.
+    """
+    election = instance.election
+    virtual = {address for it in elections for address in it.addresses}
+    try:
+        with contextlib.ExitStack() as stack:
+            owner = open_owner(election, sockets)
+            stack.callback(owner.close)
+            network = open_network(election, virtual) if election.raw else instance.network
+            stack.pop_all()
+    except OSError as error:
+        raise _no_sockets(error) from None
+    instance.reopened(network, owner)
+
+
+def _no_sockets(error: OSError) -> StartupError:
+    """Of a netlink socket: no descriptor is left, or no memory."""
+    return StartupError(f"the sockets of the election: {error.strerror}")
 
 
 def open_owner(election: Election, sockets: Sequence[socket.socket]) -> Owner:

@@ -97,6 +97,14 @@ class Instance:
             self._clock_timer.cancel()
         self.owner.release()
 
+    def reopened(self, network: Network, owner: Owner) -> None:
+        """Its interface was made anew: from now on with these, as the same router. `start` comes next."""
+        if network is not self.network:
+            self.network.close()
+        self.owner.close()
+        self.network, self.owner = network, owner
+        self.router.address = network.source
+
     def close(self) -> None:
         """The end of it, of its sockets and of what it owned."""
         self.stop()

@@ -32,6 +32,7 @@ from scaleup.errors import StartupError
 from scaleup.processes.logs import LimitedLog
 from scaleup.vrrp.announce import Schedule, frame
 from scaleup.vrrp.interface import index_of
+from scaleup.vrrp.owner import GONE
 from scaleup.vrrp.packet import Address
 from scaleup.vrrp.rtnetlink import AddressEvent, LinkEvent, Overrun, Rtnetlink, Watch
 
@@ -83,6 +84,7 @@ class KernelOwner:
         self._fault: Fault = lambda reason, by: None  # until somebody watches
         self._recover: Recover = lambda by: None
         self._down: set[str] = set()
+        self._is_gone = False  # one of the interfaces
         self._owns = False
         self._renewed = 0.0
         self._put_back_at: float | None = None
@@ -237,16 +239,20 @@ class KernelOwner:
                     self._loop.call_soon(self._check_addresses)
 
     def _look(self) -> None:
-        for link in self._rtnetlink.links():
+        links = self._rtnetlink.links()
+        for link in links:
             self._link(link)
+        there = {link.index for link in links}
+        for name, index in self._indexes.items():
+            if index not in there:
+                self._gone(name)
 
     def _link(self, link: LinkEvent) -> None:
-        if self._indexes.get(link.name) != link.index:
+        if self._is_gone or self._indexes.get(link.name) != link.index:
             return
         by = f"link {link.name}"
         if not link.exists:
-            self._down.add(link.name)
-            self._fault(f"the interface {link.name} is gone: restart when it is back", by)
+            self._gone(link.name)
         elif not link.running and link.name not in self._down:
             self._down.add(link.name)
             self._fault(f"the link of {link.name} is down", by)
@@ -254,9 +260,23 @@ class KernelOwner:
             self._down.remove(link.name)
             self._recover(by)
 
+    def _gone(self, name: str) -> None:
+        """One of the same name has another index. What else was wrong went with it."""
+        if self._is_gone:
+            return
+        self._is_gone = True
+        self._fault(
+            f"the interface {name} is gone: it is looked for until it is back, with its address", GONE
+        )
+        for link in self._down:
+            self._recover(f"link {link}")
+        if self._resting is not None:
+            self._resting.cancel()
+        self._recover("address")
+
     def _check_addresses(self) -> None:
         """Is everything there that we own? Asked of the kernel: an event may be about an earlier time."""
-        if self._watch.fileno() < 0 or not (self._owns or self._its_own):
+        if self._watch.fileno() < 0 or self._is_gone or not (self._owns or self._its_own):
             return  # closed since the event, or nothing to look after
         missing = self._missing()
         names = ", ".join(map(str, missing))
@@ -293,6 +313,8 @@ class KernelOwner:
 
     def _lost(self, reason: str) -> None:
         self.release()
+        if self._is_gone:
+            return
         if self._resting is not None:
             self._resting.cancel()
         self._resting = self._loop.call_later(MEDDLED_SECONDS, self._recover, "address")

@@ -306,6 +306,30 @@ def test_a_sync_group_moves_together(pair: tuple[Node, Node], lan: Lan) -> None:
     )
 
 
+@pytest.mark.parametrize("family", [4, 6])
+def test_an_interface_that_is_removed_and_made_anew(pair: tuple[Node, Node], lan: Lan, family: int) -> None:
+    """Twice; the routers stay, with what they have counted, and nothing is left behind."""
+    a, b = pair
+    www = WWW if family == 4 else "fe80::100"
+    for node in pair:
+        node.text = node.text.replace(f"{WWW}/24", f"{www}/{24 if family == 4 else 64}")
+        node.reload(node.text)
+    until(lambda: a.host.has(www) and not b.host.has(www), "a has its own")
+    descriptors = Path(f"/proc/{a.process.pid}/fd")
+    in_use = len(list(descriptors.iterdir()))
+    for _ in range(2):
+        lan.disconnect(a.host)
+        until(lambda: b.host.has(www) and b.host.has(MAIL), "b has both")
+        assert {it["condition"] for it in json.loads(a.status("--json"))} == {"fault"}
+        lan.connect(a.host)
+        until(lambda: a.host.has(www) and not b.host.has(www), "a has its own again")
+        until(lambda: b.host.has(MAIL) and not a.host.has(MAIL), "and no other")
+    assert len(list(descriptors.iterdir())) == in_use
+    became_active = [count for labels, count in a.transitions("www").items() if "/active" in labels]
+    assert sum(became_active) == 3
+    assert "ERROR" not in a.log.read_text()
+
+
 def test_status_shows_each(pair: tuple[Node, Node]) -> None:
     a, _ = pair
     lines = a.status().splitlines()
