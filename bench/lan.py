@@ -174,10 +174,10 @@ class Lan:
         host.ip("link", "del", DEVICE)
 
     def connect(self, host: Host) -> None:
-        """It gets an interface, with its addresses."""
-        port = f"port{host.number}"
-        cable = ("link", "add", port, "type", "veth", "peer", DEVICE, "netns", host.namespace)
-        self._in_bridge(*cable)
+        """It gets an interface, with its addresses: always the same MAC, as a VLAN or a bond that is made anew."""
+        port, mac = f"port{host.number}", f"02:00:00:00:00:{host.number:02x}"
+        end = ("peer", DEVICE, "address", mac, "netns", host.namespace)
+        self._in_bridge("link", "add", port, "type", "veth", *end)
         self._in_bridge("link", "set", port, "master", "bridge0", "up")
         host.ip("link", "set", DEVICE, "addrgenmode", "none", "up")
         host.ip("addr", "add", f"{host.ipv4}/24", "dev", DEVICE)
