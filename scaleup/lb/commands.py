@@ -109,7 +109,7 @@ _TABLE: tuple[tuple[str, str, str, Handler], ...] = (
 COMMANDS: Mapping[str, Command] = {
     name: Command(f"{name} {usage}".strip(), text, handler) for name, usage, text, handler in _TABLE
 }
-CHANGE = ("set", "enable", "disable")
+CHANGE = ("set", "enable", "disable", "shutdown")
 """What begins so is answered when the workers have heard of it: whoever drains a server and waits for the end of
 its sessions must not find none because a worker has yet to hear that it drains.
 """

@@ -19,7 +19,7 @@ import itertools
 import logging
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -92,11 +92,15 @@ class Generation:
                 keeper.child.send(kind, **fields)
 
     async def ask(self, kind: str, **fields: Any) -> list[Any]:
-        """What all workers that are ready answer, as far as they do so within ASK_SECONDS."""
+        """What all workers that are ready answer, as far as they live and do so within ASK_SECONDS."""
         number = next(self._numbers)
-        asked = [keeper.child for keeper in self._keepers if keeper.is_ready and keeper.child is not None]
-        question = self._questions[number] = _Question(len(asked))
-        for child in asked:
+        asked = {
+            row: keeper.child
+            for row, keeper in enumerate(self._keepers)
+            if keeper.is_ready and keeper.child is not None
+        }
+        question = self._questions[number] = _Question(asked)
+        for child in asked.values():
             child.send(kind, number=number, **fields)
         try:
             async with asyncio.timeout(ASK_SECONDS):
@@ -140,6 +144,8 @@ class Generation:
     def _spawn(self, name: str, row: int, on_exit: Callable[[int], None]) -> Child:
         def ended(status: int) -> None:
             self._free[row].set()
+            for question in self._questions.values():
+                question.answered_by(row)  # it will say no more
             on_exit(status)
 
         self._free[row].clear()
@@ -166,7 +172,9 @@ class Generation:
                 self._free[row].set()
             case "answer":
                 if question := self._questions.get(message.fields["number"]):
-                    question.add(message.fields["part"], message.fields["more"])
+                    question.answers += message.fields["part"]
+                    if not message.fields["more"]:
+                        question.answered_by(row)
             case "observed":
                 reached = [(server, (0, "")) for server in message.fields["made"]]
                 for server, (times, reason) in [*reached, *message.fields["failed"]]:
@@ -187,17 +195,17 @@ def for_workers(settings: LbSettings) -> dict[str, Any]:
 
 
 class _Question:
-    """Put to some workers. Each answers in parts, as one may be larger than a message."""
+    """Put to some workers, by their rows. Each answers in parts, as one may be larger than a message."""
 
-    def __init__(self, asked: int) -> None:
-        self._left = asked
+    def __init__(self, asked: Iterable[int]) -> None:
+        self._left = set(asked)
         self.answers: list[Any] = []
         self.answered = asyncio.Event()
-        if not asked:
+        if not self._left:
             self.answered.set()
 
-    def add(self, part: list[Any], more: bool) -> None:
-        self.answers += part
-        self._left -= not more
+    def answered_by(self, row: int) -> None:
+        """All that it has to say."""
+        self._left.discard(row)
         if not self._left:
             self.answered.set()

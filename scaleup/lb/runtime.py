@@ -80,7 +80,7 @@ class _Client:
 
     async def serve(self) -> None:
         writer = self._writer
-        writer.transport.set_write_buffer_limits(high=PIECE_BYTES)
+        writer.transport.set_write_buffer_limits(high=0)  # what is drained is in the kernel, to the last byte
         try:
             stays = True
             while stays and (line := await self._line()) is not None:
@@ -116,6 +116,7 @@ class _Client:
                     pass
                 case _:
                     await self._say(await self._answer(command))
+            await asyncio.sleep(0)  # a line may have thousands of them
         if self._interactive:
             await self._say("> ")
         return self._interactive

@@ -60,6 +60,7 @@ class Process:
         self._reload: Callable[[], Awaitable[None]] | None = None
         self._reloading: asyncio.Task[None] | None = None
         self._reload_again = False
+        self._reloads_ended = False
         self._parent = self._join_parent()
         self._watch_signals()
 
@@ -93,7 +94,7 @@ class Process:
             log.info("reloading")
             notify(f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
             try:
-                await take(load())
+                await take(await asyncio.to_thread(load))  # what serves goes on meanwhile
             except ScaleUpError as error:
                 for line in str(error).splitlines():
                     log.error("%s", line)
@@ -109,8 +110,8 @@ class Process:
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, self._stop_softly)
 
     async def end_reload(self) -> None:
-        """Break off the one that is in progress; there will be no more."""
-        self._reload = None
+        """Break off the one that is in progress; there will be no more: SIGHUP means nothing then."""
+        self._reloads_ended = True
         if self._reloading is not None:
             self._reloading.cancel()
             await asyncio.wait([self._reloading])
@@ -188,7 +189,9 @@ class Process:
             self._stop(signal.SIGHUP)
         elif self._reloading is not None:
             self._reload_again = True
-        elif not self.stopping.is_set():
+        elif self.stopping.is_set() or self._reloads_ended:
+            log.info("SIGHUP: not reloaded, since this process is stopping")
+        else:
             self._reloading = asyncio.get_running_loop().create_task(self._keep_reloading(self._reload))
 
     async def _keep_reloading(self, reload: Callable[[], Awaitable[None]]) -> None:

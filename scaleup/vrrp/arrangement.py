@@ -17,11 +17,14 @@ MAX_WEIGHT = 253  # from the least priority to the greatest, as in keepalived
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """`rise`, `fall`: passed or failed results in a row that decide, ≥ 1."""
+    """`rise`, `fall`: passed or failed results in a row that decide, ≥ 1. `what`: any text that differs when
+    something else is checked under the same name.
+    """
 
     name: str
     rise: int = 1
     fall: int = 1
+    what: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import socket
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from ipaddress import ip_address
 
 from scaleup.errors import ConfigurationError, StartupError
@@ -62,7 +62,7 @@ def open_instances(
 
     Raises StartupError, or ConfigurationError when a key file has gone.
     """
-    virtual = {*virtual, *(address for election in elections for address in election.addresses)}
+    virtual = {*virtual, *virtual_addresses(elections)}
     try:
         return _opened(elections, sockets, virtual)
     except OSError as error:
@@ -98,12 +98,13 @@ def reopen_instance(
     A UDP socket has an address, and no interface: it goes on. Raises StartupError, and then nothing has changed.
     """
     election = instance.election
-    virtual = {address for it in elections for address in it.addresses}
     try:
         with contextlib.ExitStack() as stack:
             owner = open_owner(election, sockets)
             stack.callback(owner.close)
-            network = open_network(election, virtual) if election.raw else instance.network
+            network = (
+                open_network(election, virtual_addresses(elections)) if election.raw else instance.network
+            )
             stack.pop_all()
     except OSError as error:
         raise _no_sockets(error) from None
@@ -113,6 +114,11 @@ def reopen_instance(
 def _no_sockets(error: OSError) -> StartupError:
     """Of a netlink socket: no descriptor is left, or no memory."""
     return StartupError(f"the sockets of the election: {error.strerror}")
+
+
+def virtual_addresses(elections: Iterable[Election]) -> set[Address]:
+    """Those that come and go: of priority 255 they are the host's own."""
+    return {address for election in elections if election.priority != OWNER for address in election.addresses}
 
 
 def open_owner(election: Election, sockets: Sequence[socket.socket]) -> Owner:
@@ -137,8 +143,6 @@ def open_network(election: Election, virtual: Collection[Address]) -> Network:
         if election.source is not None:
             source = ip_address(str(election.source))
         else:
-            owned = election.addresses if election.priority == OWNER else ()
-            virtual = set(virtual).difference(owned)
             source = primary_address(election.interface, election.addresses[0].version, virtual)
         network: Network = RawIp(election.interface, source, election.vrid, peers or None)
         how = f"to {len(peers)} peers" if peers else "by multicast"

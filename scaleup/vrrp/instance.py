@@ -11,6 +11,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 
 from scaleup.processes.logs import LimitedLog
 from scaleup.vrrp.auth import AUTH_CAUSES, AuthError
@@ -116,10 +117,11 @@ class Instance:
 
         The policy tells the router of its priority. What was heard goes on to count against replays.
         """
-        if codec != self._codec:
-            if codec.authenticator is not None and self._codec.authenticator is not None:
-                codec.authenticator.follow(self._codec.authenticator)
-            self._codec = codec
+        if codec.authenticator == self._codec.authenticator:
+            codec = replace(codec, authenticator=self._codec.authenticator)
+        elif codec.authenticator is not None and self._codec.authenticator is not None:
+            codec.authenticator.follow(self._codec.authenticator)
+        self._codec = codec
         self.election = election
 
     def is_active_and_due(self, now: float) -> bool:

@@ -11,7 +11,7 @@ this node is at fault and rests.
 Addresses that a crash left behind are removed before the election begins.
 
 Two routers may have addresses of one network on one interface, and one of them leaves: `promote_secondaries` is set
-there, or the kernel would take the other's address away as well.
+there, or the kernel would take the other's address away as well. If somebody takes that back, it is put back.
 
 **Priority 255** says that the addresses are this host's own, configured by somebody else (the owner of RFC 9568
 §1.7). Those are only announced: never added, renewed or removed. While one is missing, the node is at fault.
@@ -23,10 +23,12 @@ import asyncio
 import contextlib
 import errno
 import logging
+import math
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface
+from typing import ClassVar
 
 from scaleup.errors import StartupError
 from scaleup.processes.logs import LimitedLog
@@ -43,6 +45,8 @@ LIFETIME_SECONDS = 2
 RENEW_SECONDS = 0.5
 MEDDLED_SECONDS = 60.0
 """Vanishing twice within it is no accident; it is also how long the fault lasts."""
+BY_US_SECONDS = 1.0
+"""After we took an address off an interface, others there that are gone went with it."""
 LOG_EVERY_SECONDS = 5.0
 
 Fault = Callable[[str, str], None]
@@ -65,6 +69,10 @@ class KernelOwner:
 
     Made inside the running loop. Raises StartupError.
     """
+
+    _removed_here: ClassVar[dict[int, float]] = {}
+    """When this process last took an address off an interface. Where promote_secondaries was set to 0 again, the
+    first address of a network takes the others with it, those of other routers of ours among them."""
 
     def __init__(
         self,
@@ -131,6 +139,7 @@ class KernelOwner:
         for interface, index in () if self._its_own else self._addresses:
             try:
                 self._rtnetlink.remove(interface, index)
+                self._removed_here[index] = self._loop.time()
             except FileNotFoundError:
                 pass
             except OSError as error:
@@ -153,7 +162,21 @@ class KernelOwner:
     # ----- addresses ------------------------------------------------------------------------------
 
     def _purge(self) -> None:
-        """Before the election; and the first thing that takes CAP_NET_ADMIN."""
+        """Before the election; and the first thing that takes CAP_NET_ADMIN.
+
+        What a crash of ours, or a keepalived that was killed, has left is removed. But not an address without which
+        the interface would have none that stays: that is the host's own, and the host would be cut off.
+        """
+        stays = [event for event in self._rtnetlink.addresses() if event.lifetime > LIFETIME_SECONDS]
+        for interface, index in self._addresses:
+            there = {
+                event.ip for event in stays if event.index == index and event.ip.version == interface.version
+            }
+            if there == {interface.ip}:
+                raise StartupError(
+                    f"--vip {interface}: that is the one address that this host has there: if it is its own, say "
+                    "--priority 255 (RFC 9568 §1.7), else give it another one"
+                )
         for interface, index in self._addresses:
             try:
                 self._rtnetlink.remove(interface, index)
@@ -186,9 +209,12 @@ class KernelOwner:
                 self._rtnetlink.add(interface, index, LIFETIME_SECONDS)
         self._renewed = self._loop.time()
 
-    def _missing(self) -> list[IPv4Interface | IPv6Interface]:
+    def _missing(self) -> dict[IPv4Interface | IPv6Interface, int]:
+        """With the indexes of their interfaces."""
         there = {(event.ip, event.index) for event in self._rtnetlink.addresses()}
-        return [interface for interface, index in self._addresses if (interface.ip, index) not in there]
+        return {
+            interface: index for interface, index in self._addresses if (interface.ip, index) not in there
+        }
 
     def _announce(self, times: int) -> None:
         for _ in range(times):
@@ -287,12 +313,23 @@ class KernelOwner:
             return
         now = self._loop.time()
         expired = now >= self._renewed + LIFETIME_SECONDS
-        if not expired and self._put_back_at is not None and now < self._put_back_at + MEDDLED_SECONDS:
+        never = -math.inf
+        by_us = all(now < self._removed_here.get(index, never) + BY_US_SECONDS for index in missing.values())
+        if (
+            not expired
+            and not by_us
+            and self._put_back_at is not None
+            and now < self._put_back_at + MEDDLED_SECONDS
+        ):
             self._lost(f"something on this host takes {names} away again and again")
             return
-        if not expired:
+        if by_us:
+            why = "went with another address of ours"
+        elif expired:
+            why = "was not renewed in time"
+        else:
             self._put_back_at = now
-        why = "was not renewed in time" if expired else "was taken away by something on this host"
+            why = "was taken away by something on this host"
         log.warning("%s %s: put back", names, why)
         try:
             self._renew()

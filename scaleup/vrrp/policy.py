@@ -54,17 +54,20 @@ class _Tracked:
         self.up: bool | None = None
         self.detail = ""
         self._run = 0  # results in a row that speak against `up`
+        self._is_another = False  # `up` is of what was checked before, under the same name
 
     def judged(self, passed: bool, detail: str) -> None:
+        is_another, self._is_another = self._is_another, False
         if passed is self.up:
             self._run = 0
             return
         self._run += 1
-        if self.up is None or self._run >= (self.check.rise if passed else self.check.fall):
+        if self.up is None or is_another or self._run >= (self.check.rise if passed else self.check.fall):
             self.up, self.detail, self._run = passed, detail, 0
 
     def inherit(self, before: _Tracked) -> None:
         self.up, self.detail, self._run = before.up, before.detail, before._run
+        self._is_another = before._is_another or self.check.what != before.check.what
 
     def __str__(self) -> str:
         verdict = {None: "has no result yet", True: "passed", False: "failed"}[self.up]
@@ -92,7 +95,8 @@ class _Member:
 
     def inherit(self, before: _Member) -> None:
         self.state, self.faults = before.state, before.faults
-        self.lower, self.lower_since = before.lower, before.lower_since
+        if self.spec.preempt_delay == before.spec.preempt_delay:
+            self.lower, self.lower_since = before.lower, before.lower_since
         self.priority, self.preempt = before.priority, before.preempt
         self.takes_part, self.told = before.takes_part, before.told
 
@@ -309,6 +313,8 @@ class Policy:
         reasons += [str(it) for it in tracked if it.up is False]
         if reasons:
             return _Obstacle(reasons[0], Condition.FAULT)
+        if any(member.takes_part for member in group.members):
+            return None  # a check that a reload has added hinders nobody before its first result
         unknown = [str(it) for it in tracked if it.up is None]
         return _Obstacle(unknown[0], Condition.WAITING) if unknown else None
 

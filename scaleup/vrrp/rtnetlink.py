@@ -42,18 +42,20 @@ CACHEINFO = struct.Struct("=IIII")  # preferred, valid, created, changed
 
 READ_BYTES = 65536  # more than any message of a dump; the kernel uses 32 KiB at most
 ANSWER_SECONDS = 1.0  # the kernel answers at once, or something is very wrong
+FOREVER = 0xFFFFFFFF  # a lifetime, <linux/if_addr.h> INFINITY_LIFE_TIME
 MAX_DRAIN = 1000
 """Messages read at once by `events`, so that a flood of them cannot keep the timer from its turn."""
 
 
 @dataclass(frozen=True, slots=True)
 class AddressEvent:
-    """An interface has (`present`), or has lost, an address."""
+    """An interface has (`present`), or has lost, an address. `lifetime`: seconds that it is still valid for."""
 
     ip: Address
     prefix: int
     index: int
     present: bool
+    lifetime: int = FOREVER
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +228,9 @@ def _events(kind: int, payload: bytes) -> Sequence[Event]:
         attributes = _attributes(payload[IFADDRMSG.size :])
         raw = attributes.get(IFA_LOCAL) or attributes.get(IFA_ADDRESS)  # IPv6 has the latter alone
         if raw is not None:
-            return [AddressEvent(ip_address(raw), prefix, index, kind == RTM_NEWADDR)]
+            info = attributes.get(IFA_CACHEINFO)
+            lifetime = FOREVER if info is None else CACHEINFO.unpack(info)[1]
+            return [AddressEvent(ip_address(raw), prefix, index, kind == RTM_NEWADDR, lifetime)]
     if kind in (RTM_NEWLINK, RTM_DELLINK):
         family, _, index, flags, _ = IFINFOMSG.unpack_from(payload)
         name = _attributes(payload[IFINFOMSG.size :]).get(IFLA_IFNAME, b"").rstrip(b"\0").decode()

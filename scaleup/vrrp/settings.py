@@ -18,7 +18,8 @@ default of all of them:
     name = "mail"
     vrid = 52
     vip = ["10.0.0.101/24"]
-    priority = 100
+    priority = 150
+    tracks = { haproxy = -60 }
 
     [[vrrp.group]]                  # keepalived's vrrp_sync_group
     name = "both"
@@ -154,7 +155,9 @@ commands beside the election:
 
     @cached_property
     def routers(self) -> tuple[RouterSettings, ...]:
-        """Each whole. The one that is said by flags is called VI_ and its VRID, as keepalived's manual does.
+        """Each whole, as it was when it was read first, since key files may go.
+
+        The one that is said by flags is called VI_ and its VRID, as keepalived's manual does.
 
         Made once, while the settings are read: a key file may be gone by the next reload. Raises ValueError.
         """

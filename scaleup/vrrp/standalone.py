@@ -19,7 +19,7 @@ from scaleup.config.model import option_name
 from scaleup.errors import ConfigurationError, ScaleUpError
 from scaleup.processes import Process, Tasks
 from scaleup.processes.logs import Destination
-from scaleup.vrrp.assembly import assembled, open_instances
+from scaleup.vrrp.assembly import assembled, open_instances, virtual_addresses
 from scaleup.vrrp.codec import Codec
 from scaleup.vrrp.daemon import Daemon
 from scaleup.vrrp.decisions import Notify, SetPriority
@@ -39,12 +39,21 @@ UNCHANGEABLE = {*TierSettings.model_fields, "realtime", "state_file", "event_soc
 CHANGED = "the configuration was changed"
 
 
+def _nobody(name: str, passed: bool, detail: str) -> None:
+    pass
+
+
+def _helped(settings: VrrpSettings) -> object:
+    """What the helper does; weights, rise and fall are the policy's."""
+    return [track.what for track in settings.track], settings.scripts
+
+
 class Reports:
     """What a helper reports, kept until there is somebody to hear it: then its checks are known."""
 
     def __init__(self) -> None:
         self._early: list[tuple[str, bool, str]] | None = []
-        self._hear: Callable[[str, bool, str], None] = lambda name, passed, detail: None
+        self._hear: Callable[[str, bool, str], None] = _nobody
 
     def __call__(self, name: str, passed: bool, detail: str) -> None:
         if self._early is None:
@@ -66,6 +75,8 @@ class Standalone:
         self._loop = asyncio.get_running_loop()
         self._tasks = Tasks()
         self._helper: Helper | None = None
+        self._reports = Reports()
+        self._held: list[Notify] | None = None  # until the old helper has ended; bounded by its time for that
         self._stream: EventStream | None = None
         self._daemon: Daemon
 
@@ -87,8 +98,8 @@ class Standalone:
                 self._stream.start()
                 stack.callback(self._stream.stop)
                 stack.callback(self._daemon.stop)  # while its readers still hear
-            self._helper, reports = await self._start_helper(settings)
-            reports.heard_by(self._daemon.check)
+            self._helper, self._reports = await self._start_helper(settings)
+            self._reports.heard_by(self._daemon.check)
             be_on_time(settings.realtime)
             self._daemon.start()
             started()
@@ -101,36 +112,36 @@ class Standalone:
         before, instances = self._settings, self._daemon.instances
         stay = unchanged(before, settings) & instances.keys()
         codecs = {router.name: _codec(router) for router in settings.routers if router.name in stay}
-        helped = (settings.track, settings.scripts) == (before.track, before.scripts)
-        helper, reports = (self._helper, None) if helped else await self._start_helper(settings)
+        old, old_reports = self._helper, self._reports
+        new, reports = old, old_reports
+        if _helped(settings) != _helped(before):
+            new, reports = await self._start_helper(settings)
         try:
-            self._exchange(settings, codecs)
+            self._exchange(settings, codecs, new)
         except BaseException:
-            if helper is not None and helper is not self._helper:
-                await helper.stop()
+            if new is not None and new is not old:
+                await new.stop()
             raise
         self._warn(settings)
-        if reports is not None:
+        if reports is not old_reports:
+            old_reports.heard_by(_nobody)
             reports.heard_by(self._daemon.check)
-        if helper is not self._helper:
-            old, self._helper = self._helper, helper
-            if old is not None:
-                self._tasks.spawn(old.stop(), name="the helper under the old settings")
+            self._reports = reports
         self._write_state()
 
     # ----- the routers ------------------------------------------------------------------------------------
 
-    def _exchange(self, settings: VrrpSettings, codecs: dict[str, Codec]) -> None:
-        """`codecs`: of the routers that stay."""
-        virtual = {address for router in settings.routers for address in router.addresses}
+    def _exchange(self, settings: VrrpSettings, codecs: dict[str, Codec], helper: Helper | None) -> None:
+        """`codecs`: of the routers that stay. Of those that go the old helper is told; of all else, `helper`."""
         for name in self._daemon.instances.keys() - codecs.keys():
             self._daemon.remove(name, CHANGED).close()
         new = [router for router in settings.routers if router.name not in codecs]
         try:
-            opened = open_instances(new, virtual=virtual)
-        except ScaleUpError:
+            opened = open_instances(new, virtual=virtual_addresses(settings.routers))
+        except Exception:
             self._put_back()
             raise
+        self._hand_over(helper)
         for router in settings.routers:
             if router.name in codecs:
                 self._daemon.instances[router.name].adopt(router, codecs[router.name])
@@ -140,15 +151,16 @@ class Standalone:
     def _put_back(self) -> None:
         """The routers that were removed, as they were. One that cannot be opened waits for the next reload."""
         opened, routers = list[Instance](), self._settings.routers
-        virtual = {address for router in routers for address in router.addresses}
         for router in routers:
             if router.name not in self._daemon.instances:
                 try:
-                    opened += open_instances([router], virtual=virtual)
+                    opened += open_instances([router], virtual=virtual_addresses(routers))
                 except ScaleUpError as error:
                     log.error("%s cannot be started again as it was: %s", router.name, error)
         if opened:
-            log.warning("put back as they were: %s", ", ".join(instance.name for instance in opened))
+            log.warning(
+                "put back as they were, after a farewell: %s", ", ".join(instance.name for instance in opened)
+            )
         self._rearrange(self._settings, opened)
 
     def _rearrange(self, settings: VrrpSettings, opened: list[Instance]) -> None:
@@ -188,6 +200,28 @@ class Standalone:
             raise
         return helper, reports
 
+    def _hand_over(self, helper: Helper | None) -> None:
+        """To another one, who is told what happens from now on, when the scripts of the old one have run."""
+        old = self._helper
+        if helper is old:
+            return
+        self._helper = helper
+        if old is not None:
+            self._held = []
+            self._tasks.spawn(self._release_held(old), name="the helper under the old settings")
+
+    async def _release_held(self, old: Helper) -> None:
+        await old.stop()
+        held, self._held = self._held or [], None
+        for change in held:
+            self._notify(change)
+
+    def _notify(self, change: Notify) -> None:
+        if self._held is not None:
+            self._held.append(change)
+        elif self._helper is not None:
+            self._helper.tell(change)
+
     async def _stop_helper(self) -> None:
         if self._helper is not None:
             await self._helper.stop()
@@ -199,8 +233,8 @@ class Standalone:
         self._process.event("role", router=router, role=role, rule=rule)
 
     def _on_decision(self, decision: Notify | SetPriority) -> None:
-        if self._helper is not None and isinstance(decision, Notify):
-            self._helper.tell(decision)
+        if isinstance(decision, Notify):
+            self._notify(decision)
         if self._stream is not None and decision.router in self._daemon.instances:
             self._stream.tell(status(self._daemon.instances[decision.router]))
         self._loop.call_soon(self._write_state)  # when all else is done

@@ -48,9 +48,14 @@ def asked(path: Path) -> list[dict[str, Any]]:
             sock.shutdown(socket.SHUT_WR)
             while part := sock.recv(READ_BYTES):
                 said += part
-        return [json.loads(line) for line in said.splitlines()]
+        routers = [json.loads(line) for line in said.splitlines()]
     except OSError as error:
         raise StartupError(f"--event-socket {path}: {error.strerror or error}") from None
+    except ValueError:
+        raise StartupError(f"--event-socket {path}: its answer was cut short") from None
+    if not routers:
+        raise StartupError(f"--event-socket {path}: no answer; it has as many readers as it takes") from None
+    return routers
 
 
 def read(path: Path) -> list[dict[str, Any]]:

@@ -54,6 +54,9 @@ def endpoint_and_path(text: str) -> tuple[Endpoint, HealthCheck]:
     return Endpoint.parse(host), HealthCheck.parse(f"http:/{path}")
 
 
+POLICY = {"weight", "rise", "fall"}
+
+
 class TrackSettings(BaseModel):
     """A table `[[vrrp.track]]`: exactly one of the kinds, and what its failure means."""
 
@@ -97,7 +100,12 @@ class TrackSettings(BaseModel):
 
     @property
     def check(self) -> Check:
-        return Check(self.name, self.rise, self.fall)
+        return Check(self.name, self.rise, self.fall, self.what)
+
+    @property
+    def what(self) -> str:
+        """What is checked and how, but for what the policy makes of it."""
+        return self.model_dump_json(exclude=POLICY)
 
 
 class Verdict(NamedTuple):

@@ -65,7 +65,7 @@ class Cluster:
         with self.host("client").entered():
             try:
                 assert_serves(VIP)
-            except (OSError, http.client.HTTPException) as error:
+            except (OSError, http.client.HTTPException, AssertionError) as error:
                 print(f"not yet: {error!r}")
                 return False
         return True

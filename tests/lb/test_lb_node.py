@@ -117,23 +117,49 @@ def test_a_change_is_answered_when_the_workers_have_heard_of_it(
     where = tmp_path / "runtime"
     node = start(*listen(plain), *servers(web1), "--workers", "1", "--runtime-socket", str(where)).ready()
     worker = node.child(WORKER)
-    with socket.socket(socket.AF_UNIX) as operator:
-        operator.connect(str(where))
+    with socket.socket(socket.AF_UNIX) as one, socket.socket(socket.AF_UNIX) as other:
+        commands = {one: b"set server lb/web1 state drain\n", other: b"shutdown sessions server lb/web1\n"}
+        for operator in commands:
+            operator.connect(str(where))
         worker.suspend()
         try:
-            operator.sendall(b"set server lb/web1 state drain\n")
-            operator.settimeout(0.3)
-            with pytest.raises(TimeoutError):
-                operator.recv(1)
+            for operator, command in commands.items():
+                operator.sendall(command)
+            for operator in commands:
+                operator.settimeout(0.2)
+                with pytest.raises(TimeoutError):
+                    operator.recv(1)
         finally:
             worker.resume()
-        operator.settimeout(5)
-        assert operator.recv(1) == b"\n"
+        for operator in commands:
+            operator.settimeout(5)
+            assert operator.recv(1) == b"\n"
     with (
         contextlib.suppress(ConnectionResetError),
         Client(plain) as client,
     ):  # perhaps before it has connected
         assert client.is_reset(), "nobody is left to serve it"
+
+
+def test_a_worker_that_dies_keeps_no_command_waiting(
+    start: Start, plain: tuple[str, int], web1: EchoServer, tmp_path: Path
+) -> None:
+    where = tmp_path / "runtime"
+    node = start(*listen(plain), *servers(web1), "--workers", "2", "--runtime-socket", str(where)).ready()
+    worker, _ = node.children(WORKER)
+    with socket.socket(socket.AF_UNIX) as operator:
+        operator.connect(str(where))
+        worker.suspend()
+        operator.sendall(b"show sess;set server lb/web1 weight 7;get weight lb/web1\n")
+        operator.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            operator.recv(1)
+        worker.kill()
+        operator.settimeout(5)
+        with operator.makefile() as answer:
+            assert answer.read() == "\n\n7 (initial 1)\n\n"
+    assert not any("not all workers have answered" in line for line in node.log)
+    node.replacement(WORKER)
 
 
 def test_several_frontends_each_with_its_backend(
@@ -400,6 +426,8 @@ def test_a_soft_stop_waits_for_sessions_and_a_stop_after_it_does_not(
             node.process.send_signal(signal.SIGUSR1)
             node.says("SIGUSR1: stopping, when what is in progress has ended")
             eventually(lambda: is_refused(plain))
+            node.process.send_signal(signal.SIGHUP)
+            node.says("SIGHUP: not reloaded, since this process is stopping")
             other.echo(b"still here")
         eventually(lambda: node.metric("lb_frontend_current_sessions") == 1)
         node.process.send_signal(signal.SIGTERM)

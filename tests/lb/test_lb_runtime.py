@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import select
 import socket
 import stat
 from collections.abc import AsyncIterator, Sequence
@@ -20,6 +21,8 @@ from scaleup.lb.operations import Operations
 from scaleup.lb.runtime import MAX_CLIENTS, MAX_LINE_BYTES, RuntimeSocket
 
 PATIENCE_SECONDS = 10.0
+HELP_BYTES = 2000
+"""Of an answer to `help`, about."""
 
 
 @pytest.fixture
@@ -269,3 +272,37 @@ async def test_whoever_does_not_take_an_answer_is_disconnected(
             while server._tasks:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         await server.stop()
+
+
+async def test_nor_can_the_last_of_an_answer_wait_for_ever(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "IDLE_SECONDS", 0.1)
+    with contextlib.closing(Desk()) as desk, contextlib.ExitStack() as stack:
+        server = RuntimeSocket(path, desk.operations)
+        await server.start()
+        gone = select.poll()
+        # Somewhere here the kernel's buffer takes nearly all of it.
+        for kilobytes in range(64, 448, 48):
+            slow = stack.enter_context(socket.socket(socket.AF_UNIX))
+            slow.connect(str(path))
+            slow.sendall((";".join(["help"] * (kilobytes * 1024 // HELP_BYTES)) + "\n").encode())
+            gone.register(slow, 0)  # POLLHUP alone, which nobody has to ask for
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                while not gone.poll(0):  # noqa: ASYNC110
+                    await asyncio.sleep(0.001)
+            gone.unregister(slow)
+        await server.stop()
+
+
+async def test_a_line_of_thousands_of_commands_keeps_nobody_waiting(desk: Desk, path: Path) -> None:
+    commands = 1000
+    async with client(path) as it, asyncio.TaskGroup() as group:
+        await it.says(";".join(["clear counters"] * commands) + "\n")
+        answer = group.create_task(it.rest())
+        turns = 0
+        while not answer.done():
+            turns += 1
+            await asyncio.sleep(0)
+        assert answer.result() == "\n" * commands
+        assert turns >= commands

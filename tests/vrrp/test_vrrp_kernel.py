@@ -58,6 +58,12 @@ def opened(host: Host, *addresses: str, device: str = DEVICE, habits: Habits | N
         return KernelOwner(placed, Schedule(habits or Habits()))
 
 
+@pytest.fixture(autouse=True)
+def _nothing_was_removed_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By an earlier test, from an interface of the same number."""
+    monkeypatch.setattr(KernelOwner, "_removed_here", {})
+
+
 @pytest.fixture
 async def owner(host: Host) -> AsyncIterator[KernelOwner]:
     with contextlib.closing(opened(host, f"{VIP}/24", f"{VIP6}/64")) as owner:
@@ -157,6 +163,16 @@ async def test_an_event_that_was_read_before_it_was_closed_is_nothing(
         owner.close()
         await asyncio.sleep(0)
     assert (judge.said, caplog.text) == ([], "")
+
+
+async def test_the_only_address_of_an_interface_is_left_alone(host: Host) -> None:
+    host.ip("addr", "del", f"{host.ipv4}/24", "dev", DEVICE)
+    host.ip("addr", "add", f"{VIP}/24", "dev", DEVICE)
+    with pytest.raises(
+        StartupError, match=r"the one address that this host has there: .* say --priority 255"
+    ):
+        opened(host, f"{VIP}/24")
+    assert host.has(VIP)
 
 
 async def test_it_takes_everything_or_nothing(host: Host) -> None:

@@ -537,18 +537,42 @@ class TestReload:
         assert it.rearranged(Arrangement((self.ONE,)), {}, NOW) == []
         assert it.condition("VI_1") is Condition.BACKUP
 
-    def test_a_check_that_stays_keeps_its_verdict_and_a_new_one_has_none(self) -> None:
+    def test_a_check_that_stays_keeps_its_verdict_and_a_new_one_hinders_nobody_who_runs(self) -> None:
         it = tracking(0)
         obeyed(it, it.started(NOW))
         obeyed(it, it.check_passed("chk", "", NOW))
         both = RouterPolicy("VI_1", 100, tracks={"chk": 0, "more": 0})
-        assert obeyed(it, it.rearranged(Arrangement((both,), (CHK, Check("more"))), {}, NOW)) == [
-            Shutdown("VI_1", "check more has no result yet"),
-            Notify("INSTANCE", "VI_1", Condition.WAITING, 100, "check more has no result yet"),
-        ]
+        new = RouterPolicy("VI_2", 100, tracks={"more": 0})
+        now = Arrangement((both, new), (CHK, Check("more")))
+        assert obeyed(it, it.rearranged(now, {}, NOW)) == []
         assert it.checks() == {"chk": True, "more": None}
-        obeyed(it, it.check_passed("more", "", NOW))
-        assert it.condition("VI_1") is Condition.BACKUP
+        assert it.condition("VI_2") is Condition.WAITING, "at its start it waits for it"
+        obeyed(it, it.check_failed("more", "", NOW))
+        assert it.condition("VI_1") is it.condition("VI_2") is Condition.FAULT
+
+    def test_the_first_result_of_what_is_checked_now_decides_alone(self) -> None:
+        checks = [Check("chk", rise=3, fall=3, what=what) for what in ("port 80", "port 8080")]
+        spec = RouterPolicy("VI_1", 100, tracks={"chk": 0})
+        it = policy(spec, checks=(checks[0],))
+        obeyed(it, it.started(NOW))
+        obeyed(it, it.check_passed("chk", "", NOW))
+        assert it.rearranged(Arrangement((spec,), (checks[1],)), {}, NOW) == []
+        obeyed(it, it.check_failed("chk", "", NOW))
+        assert it.condition("VI_1") is Condition.FAULT
+        for _ in range(2):
+            obeyed(it, it.check_passed("chk", "", NOW))
+            assert it.condition("VI_1") is Condition.FAULT
+
+    def test_a_preempt_delay_of_another_length_is_waited_for_anew(self) -> None:
+        def delayed(seconds: float) -> RouterPolicy:
+            return RouterPolicy("VI_1", 100, preempt_delay=seconds)
+
+        it = self.running(delayed(60.0))
+        it.advertisement_heard("VI_1", 50, NOW)
+        assert it.deadline == NOW + 60
+        it.rearranged(Arrangement((delayed(0.0),)), {}, NOW + 10)
+        it.rearranged(Arrangement((delayed(60.0),)), {}, NOW + 100)
+        assert it.deadline is None
 
     def test_a_router_that_is_at_fault_stays_so(self) -> None:
         it = self.running(self.ONE)

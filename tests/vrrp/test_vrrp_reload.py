@@ -242,7 +242,7 @@ def test_what_cannot_be_opened_is_put_back_as_it_was(pair: tuple[Node, Node]) ->
         a.text.replace("vrid = 51", 'vrid = 51\ninterface = "nowhere"'), "not reloaded: nothing was changed"
     )
     assert a.said("nowhere")
-    assert a.said("put back as they were: www")
+    assert a.said("put back as they were, after a farewell: www")
     until(lambda: a.host.has(WWW) and not b.host.has(WWW), "a has its own again")
 
 
@@ -369,3 +369,125 @@ def test_the_owner_of_the_addresses_announces_what_is_its_own(lan: Lan, tmp_path
     refused = host.python(*arguments[:-3], "10.77.0.9/24", "--priority", "255", log=tmp_path / "refused")
     assert refused.wait(20) == 1
     assert "10.77.0.9 is not an address of this host" in (tmp_path / "refused").read_text()
+
+
+def test_what_is_the_host_s_own_is_never_taken_off(lan: Lan, tmp_path: Path) -> None:
+    """Neither at the start nor when 255 becomes 200: the host would be cut off."""
+    host, file, log = lan.host("a"), tmp_path / "cluster.toml", tmp_path / "log"
+    text = f"""
+[vrrp]
+interface = "{DEVICE}"
+interval = 0.1
+
+[[vrrp.router]]
+name = "own"
+vrid = 51
+vip = ["{host.ipv4}/24"]
+priority = 255
+
+[[vrrp.router]]
+name = "other"
+vrid = 52
+vip = ["{MAIL}/24"]
+"""
+    file.write_text(text)
+    process = host.python("-m", "scaleup.vrrp", "--config", str(file), log=log)
+    until(lambda: "own (VRID 51): initialize → active" in log.read_text(), "it owns its address")
+    until(lambda: host.has(MAIL), "the other router speaks from it")
+    file.write_text(text.replace("priority = 255", "priority = 200"))
+    process.send_signal(signal.SIGHUP)
+    until(lambda: "not reloaded" in log.read_text(), "it refuses")
+    assert "that is the one address that this host has there" in log.read_text()
+    assert host.has(host.ipv4)
+    until(lambda: log.read_text().count("own (VRID 51): initialize → active") == 2, "it is put back")
+    assert host.has(host.ipv4)
+
+
+def test_a_new_check_and_another_key_move_nothing(pair: tuple[Node, Node], tmp_path: Path) -> None:
+    """Key files are exchanged, the old one is gone, and there is more than one reload after that."""
+    a, b = pair
+    peers = {a: b.host.ipv4, b: a.host.ipv4}
+    for node, peer in peers.items():
+        (node.folder / "old").write_bytes(b"o" * 32)
+        (node.folder / "new").write_bytes(b"n" * 32)
+        unicast = f'peer = ["{peer}"]\nauth = "hmac:{node.folder}/old"\nauth_mode = "permissive"\n'
+        node.text = node.text.replace("interval = 0.1\n", f"interval = 0.1\n{unicast}")
+        node.reload(node.text)
+    until(lambda: a.host.has(WWW) and b.host.has(MAIL), "each has its own")
+    until(lambda: not a.host.has(MAIL) and not b.host.has(WWW), "and no other")
+    before = [node.transitions(name) for node in pair for name in ("www", "mail")]
+    for node in pair:
+        node.text = node.text.replace("permissive", "receive-only")
+        node.reload(node.text)
+    for node in pair:
+        node.text = (
+            node.text.replace("/old", "/new") + '\n[[vrrp.track]]\nname = "well"\nscript = "/bin/true"\n'
+        )
+        node.reload(node.text)
+        (node.folder / "old").unlink()
+        node.reload(node.text)
+    for mode in ("permissive", "enforce"):
+        for node in pair:
+            node.reload(node.text.replace("receive-only", mode))
+    until(lambda: all(("check_up", "well") in node.metrics() for node in pair), "the check has passed")
+    heard = a.metrics()["advertisements_received_total", "mail"]
+    until(lambda: a.metrics()["advertisements_received_total", "mail"] > heard, "they believe each other")
+    assert [node.transitions(name) for node in pair for name in ("www", "mail")] == before
+
+
+def test_scripts_of_the_new_file_hear_of_what_the_reload_does(
+    pair: tuple[Node, Node], tmp_path: Path
+) -> None:
+    a, _ = pair
+    told = tmp_path / "told"
+    script = tmp_path / "tell"
+    script.write_text(f'#!/bin/sh\necho "$2 $3" >> {told}\n')
+    script.chmod(0o755)
+    a.reload(
+        a.text.replace("vrid = 51", "vrid = 61").replace(
+            "interval = 0.1\n", f'interval = 0.1\nnotify = "{script}"\n'
+        )
+    )
+    until(
+        lambda: told.exists() and told.read_text().splitlines() == ["www BACKUP", "www MASTER"],
+        "they were told",
+    )
+
+
+def test_an_address_that_goes_with_another_of_ours_is_no_meddling(lan: Lan, tmp_path: Path) -> None:
+    """Without promote_secondaries the kernel removes all of a network with its first one; it is set at the start,
+    and somebody may take that back.
+    """
+    host = lan.host("a")
+    first, second = "203.0.113.100", "203.0.113.101"
+    file, log = tmp_path / "cluster.toml", tmp_path / "log"
+    text = f"""
+[vrrp]
+interface = "{DEVICE}"
+interval = 0.1
+
+[[vrrp.router]]
+name = "www"
+vrid = 51
+vip = ["{first}/24"]
+priority = 254
+
+[[vrrp.router]]
+name = "mail"
+vrid = 52
+vip = ["{second}/24"]
+priority = 10
+"""
+    file.write_text(text)
+    process = host.python("-m", "scaleup.vrrp", "--config", str(file), log=log)
+    until(lambda: host.addresses() >= {first, second}, "it has both")
+    for turn in range(2, 5):
+        file.write_text(text.replace("vrid = 51", f"vrid = {51 + turn}"))
+        known = log.read_text().count(" reloaded\n")
+        with host.entered():
+            Path(f"/proc/sys/net/ipv4/conf/{DEVICE}/promote_secondaries").write_text("0")
+        process.send_signal(signal.SIGHUP)
+        until(lambda: log.read_text().count(" reloaded\n") > known, "it has reloaded")  # noqa: B023
+        until(lambda: host.addresses() >= {first, second}, "it has both again")
+    assert "takes" not in log.read_text()
+    assert log.read_text().count("went with another address of ours") >= 1

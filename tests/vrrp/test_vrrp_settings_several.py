@@ -89,12 +89,13 @@ def test_flags_are_defaults_too(file: File) -> None:
 
 def test_the_arrangement(file: File) -> None:
     text = TWO.replace("tracks = { haproxy = -20 }", "") + GROUP
-    assert file.load(text, "--startup-delay", "3").arrangement == Arrangement(
+    settings = file.load(text, "--startup-delay", "3")
+    assert settings.arrangement == Arrangement(
         tuple(
             RouterPolicy(name, priority, tracks={"haproxy": -60, "uplink": 0})
             for name, priority in (("www", 150), ("mail", 100))
         ),
-        (Check("haproxy"), Check("uplink")),
+        tuple(Check(track.name, what=track.what) for track in settings.track),
         (SyncGroup("both", ("www", "mail")),),
         3.0,
     )
