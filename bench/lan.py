@@ -169,6 +169,20 @@ class Lan:
     def plug(self, host: Host) -> None:
         ip("-n", self._bridge, "link", "set", f"port{host.number}", "up")
 
+    def disconnect(self, host: Host) -> None:
+        """Its interface is removed, and its cable."""
+        host.ip("link", "del", DEVICE)
+
+    def connect(self, host: Host) -> None:
+        """It gets an interface, with its addresses: always the same MAC, as a VLAN or a bond that is made anew."""
+        port, mac = f"port{host.number}", f"02:00:00:00:00:{host.number:02x}"
+        end = ("peer", DEVICE, "address", mac, "netns", host.namespace)
+        self._in_bridge("link", "add", port, "type", "veth", *end)
+        self._in_bridge("link", "set", port, "master", "bridge0", "up")
+        host.ip("link", "set", DEVICE, "addrgenmode", "none", "up")
+        host.ip("addr", "add", f"{host.ipv4}/24", "dev", DEVICE)
+        host.ip("addr", "add", f"{host.ipv6}/64", "dev", DEVICE, "nodad")
+
     def separate(self, host: Host) -> None:
         """It hears nobody, and nobody hears it, though all links are up."""
         ip("-n", self._bridge, "link", "set", f"port{host.number}", "nomaster")
@@ -182,14 +196,8 @@ class Lan:
         self._in_bridge("link", "set", "bridge0", "up")
         for host in self._hosts.values():
             ip("netns", "add", host.namespace)
-            port = f"port{host.number}"
-            cable = ("link", "add", port, "type", "veth", "peer", DEVICE, "netns", host.namespace)
-            self._in_bridge(*cable)
-            self._in_bridge("link", "set", port, "master", "bridge0", "up")
             host.ip("link", "set", "lo", "up")
-            host.ip("link", "set", DEVICE, "addrgenmode", "none", "up")
-            host.ip("addr", "add", f"{host.ipv4}/24", "dev", DEVICE)
-            host.ip("addr", "add", f"{host.ipv6}/64", "dev", DEVICE, "nodad")
+            self.connect(host)
 
     def _in_bridge(self, *arguments: str) -> None:
         ip("-n", self._bridge, *arguments)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from ipaddress import ip_address
 
-from scaleup.errors import ConfigurationError
+from scaleup.errors import ConfigurationError, StartupError
 from scaleup.net.addresses import Endpoint
 from scaleup.net.sockets import is_ours
 from scaleup.vrrp.announce import Schedule
@@ -42,7 +42,11 @@ def assembled(
 
     `sockets`: to listen on while Active. Made inside the running loop. Raises as `open_instances`.
     """
-    daemon = Daemon(open_instances(elections, sockets), arrangement, on_role, on_decision)
+
+    def reopen(instance: Instance) -> None:
+        reopen_instance(instance, sockets, [it.election for it in daemon.instances.values()])
+
+    daemon = Daemon(open_instances(elections, sockets), arrangement, on_role, on_decision, reopen)
     try:
         yield daemon
     finally:
@@ -59,6 +63,15 @@ def open_instances(
     Raises StartupError, or ConfigurationError when a key file has gone.
     """
     virtual = {*virtual, *virtual_addresses(elections)}
+    try:
+        return _opened(elections, sockets, virtual)
+    except OSError as error:
+        raise _no_sockets(error) from None
+
+
+def _opened(
+    elections: Sequence[Election], sockets: Sequence[socket.socket], virtual: Collection[Address]
+) -> list[Instance]:
     with contextlib.ExitStack() as stack:
         owners = []
         for election in elections:
@@ -75,6 +88,32 @@ def open_instances(
                 raise ConfigurationError(str(error)) from None
         stack.pop_all()
     return instances
+
+
+def reopen_instance(
+    instance: Instance, sockets: Sequence[socket.socket], elections: Sequence[Election]
+) -> None:
+    """After its interface was removed, with what has its name now. `elections`: of all routers of this process.
+
+    A UDP socket has an address, and no interface: it goes on. Raises StartupError, and then nothing has changed.
+    """
+    election = instance.election
+    try:
+        with contextlib.ExitStack() as stack:
+            owner = open_owner(election, sockets)
+            stack.callback(owner.close)
+            network = (
+                open_network(election, virtual_addresses(elections)) if election.raw else instance.network
+            )
+            stack.pop_all()
+    except OSError as error:
+        raise _no_sockets(error) from None
+    instance.reopened(network, owner)
+
+
+def _no_sockets(error: OSError) -> StartupError:
+    """Of a netlink socket: no descriptor is left, or no memory."""
+    return StartupError(f"the sockets of the election: {error.strerror}")
 
 
 def virtual_addresses(elections: Iterable[Election]) -> set[Address]:

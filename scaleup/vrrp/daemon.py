@@ -13,6 +13,9 @@ is down, because its clock is wrong or because it could not take the address whe
 each that found a fault has taken it back (`recover`). It goes on listening meanwhile, for the metrics and so
 that nothing old is in the socket when it comes back, but the router, in Initialize, takes no notice.
 
+An interface that is removed takes its routers' sockets with it. The routers stay, at fault, and are opened again
+when an interface of that name is there.
+
 **A reload** (`remove`, then `rearrange`): routers that stay are not touched; what the new arrangement means for
 them, another priority perhaps, their policy says.
 """
@@ -25,11 +28,13 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import groupby
 
+from scaleup.errors import ScaleUpError
 from scaleup.processes.logs import LimitedLog
 from scaleup.vrrp.arrangement import Arrangement
 from scaleup.vrrp.decisions import Condition, Notify, SetPreempt, SetPriority
 from scaleup.vrrp.instance import LOG_EVERY_SECONDS, Instance
 from scaleup.vrrp.lateness import Lateness
+from scaleup.vrrp.owner import GONE
 from scaleup.vrrp.policy import Policy
 from scaleup.vrrp.router import (
     STOPPING,
@@ -45,13 +50,15 @@ from scaleup.vrrp.timer import Timer
 log = logging.getLogger(__name__)
 
 TAKE_AGAIN_SECONDS = 5.0  # until an address that could not be taken is tried again
+LOOK_AGAIN_SECONDS = 1.0  # until an interface that is gone is looked for again
 
 
 class Daemon:
     """The virtual routers of a node, whose names and priorities are those of `arrangement`.
 
     `on_role` is told the router's name, `active`, `backup` or `fault`, and the rule that decided; `on_decision`,
-    what people and scripts are to be told: a condition, or another effective priority.
+    what people and scripts are to be told: a condition, or another effective priority. `reopen` gives an instance
+    whose interface was removed new sockets and a new owner, or raises ScaleUpError.
     """
 
     def __init__(
@@ -60,17 +67,18 @@ class Daemon:
         arrangement: Arrangement,
         on_role: Callable[[str, str, str], None],
         on_decision: Callable[[Notify | SetPriority], None] = lambda decision: None,
+        reopen: Callable[[Instance], None] = lambda instance: None,
     ) -> None:
         self.instances = {instance.name: instance for instance in instances}
         self._checks = {check.name for check in arrangement.checks}
         self.routers = Routers(
             {name: instance.router for name, instance in self.instances.items()}, Policy(arrangement)
         )
-        self._on_role, self._on_decision = on_role, on_decision
+        self._on_role, self._on_decision, self._reopen = on_role, on_decision, reopen
         self._loop = asyncio.get_running_loop()
         self._timer: Timer | None = None  # while started
         self._joining: dict[str, dict[str, str]] = {}  # faults of routers that the policy does not know yet
-        self._next_tries: dict[str, asyncio.TimerHandle] = {}
+        self._next_tries: dict[tuple[str, str], asyncio.TimerHandle] = {}  # by router and fault
         self._limited = LimitedLog(log, LOG_EVERY_SECONDS, self._loop.time)
         self.lateness = Lateness()
 
@@ -99,8 +107,9 @@ class Daemon:
         instance = self.instances.pop(name)
         self._loop.remove_reader(instance.network.fileno())
         instance.stop()
-        if name in self._next_tries:
-            self._next_tries.pop(name).cancel()
+        for by in ("taking", GONE):
+            if (name, by) in self._next_tries:
+                self._next_tries.pop((name, by)).cancel()
         return instance
 
     def rearrange(self, instances: Iterable[Instance], arrangement: Arrangement) -> None:
@@ -138,13 +147,36 @@ class Daemon:
 
     def _fault(self, router: str | None, reason: str, by: str) -> None:
         self._limited.warning(f"fault of {router}: {by}", f"fault: {reason}")
+        if router is not None and by == GONE:
+            self._try_next(router, GONE, LOOK_AGAIN_SECONDS, self._look_for_interface)
         if router in self._joining:
             self._joining[router][by] = reason
             return
         self._act(self.routers.fault_found(router, by, reason, self._loop.time()), "fault")
 
     def _recover(self, router: str | None, by: str) -> None:
+        if router in self._joining:
+            self._joining[router].pop(by, None)
+            return
         self._act(self.routers.fault_gone(router, by, self._loop.time()), "fault")
+
+    def _look_for_interface(self, name: str) -> None:
+        instance = self.instances[name]
+        before = instance.network.fileno()
+        try:
+            self._reopen(instance)
+        except ScaleUpError as error:
+            log.debug("%s: %s", name, error)
+            self._try_next(name, GONE, LOOK_AGAIN_SECONDS, self._look_for_interface)
+            return
+        self._loop.remove_reader(before)
+        self._attach(instance)
+        self._recover(name, GONE)
+
+    def _try_next(self, name: str, by: str, seconds: float, what: Callable[[str], None]) -> None:
+        if (name, by) in self._next_tries:
+            self._next_tries[name, by].cancel()
+        self._next_tries[name, by] = self._loop.call_later(seconds, what, name)
 
     def _woken(self) -> None:
         if actions := self.routers.woken(self._loop.time()):
@@ -237,9 +269,7 @@ class Daemon:
     def _cannot_take(self, name: str, error: OSError) -> None:
         reason = f"the address cannot be taken: {error.strerror}; next try in {TAKE_AGAIN_SECONDS:g} s"
         self._fault(name, reason, "taking")
-        if name in self._next_tries:
-            self._next_tries[name].cancel()
-        self._next_tries[name] = self._loop.call_later(TAKE_AGAIN_SECONDS, self._recover, name, "taking")
+        self._try_next(name, "taking", TAKE_AGAIN_SECONDS, partial(self._recover, by="taking"))
 
     def _arm(self) -> None:
         """Have the timer fire at the next deadline; without one, leave none armed."""

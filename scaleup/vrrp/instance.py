@@ -98,6 +98,14 @@ class Instance:
             self._clock_timer.cancel()
         self.owner.release()
 
+    def reopened(self, network: Network, owner: Owner) -> None:
+        """Its interface was made anew: from now on with these, as the same router. `start` comes next."""
+        if network is not self.network:
+            self.network.close()
+        self.owner.close()
+        self.network, self.owner = network, owner
+        self.router.address = network.source
+
     def close(self) -> None:
         """The end of it, of its sockets and of what it owned."""
         self.stop()
@@ -107,11 +115,12 @@ class Instance:
     def adopt(self, election: Election, codec: Codec) -> None:
         """Other settings, of those with which it stays the same router (`settings.IN_PLACE`).
 
-        The policy tells the router of its priority. What was heard goes on to count against replays while the key
-        is the same.
+        The policy tells the router of its priority. What was heard goes on to count against replays.
         """
         if codec.authenticator == self._codec.authenticator:
             codec = replace(codec, authenticator=self._codec.authenticator)
+        elif codec.authenticator is not None and self._codec.authenticator is not None:
+            codec.authenticator.follow(self._codec.authenticator)
         self._codec = codec
         self.election = election
 

@@ -10,6 +10,9 @@ this node is at fault and rests.
 
 Addresses that a crash left behind are removed before the election begins.
 
+Two routers may have addresses of one network on one interface, and one of them leaves: `promote_secondaries` is set
+there, or the kernel would take the other's address away as well. If somebody takes that back, it is put back.
+
 **Priority 255** says that the addresses are this host's own, configured by somebody else (the owner of RFC 9568
 §1.7). Those are only announced: never added, renewed or removed. While one is missing, the node is at fault.
 """
@@ -31,6 +34,7 @@ from scaleup.errors import StartupError
 from scaleup.processes.logs import LimitedLog
 from scaleup.vrrp.announce import Schedule, frame
 from scaleup.vrrp.interface import index_of
+from scaleup.vrrp.owner import GONE
 from scaleup.vrrp.packet import Address
 from scaleup.vrrp.rtnetlink import AddressEvent, LinkEvent, Overrun, Rtnetlink, Watch
 
@@ -67,7 +71,7 @@ class KernelOwner:
     """
 
     _removed_here: ClassVar[dict[int, float]] = {}
-    """When this process last took an address off an interface. Where net.ipv4.conf.*.promote_secondaries is 0, the
+    """When this process last took an address off an interface. Where promote_secondaries was set to 0 again, the
     first address of a network takes the others with it, those of other routers of ours among them."""
 
     def __init__(
@@ -88,6 +92,7 @@ class KernelOwner:
         self._fault: Fault = lambda reason, by: None  # until somebody watches
         self._recover: Recover = lambda by: None
         self._down: set[str] = set()
+        self._is_gone = False  # one of the interfaces
         self._owns = False
         self._renewed = 0.0
         self._put_back_at: float | None = None
@@ -104,6 +109,7 @@ class KernelOwner:
                 for interface in self._missing():
                     raise not_its_own(interface.ip)
             else:
+                self._promote_secondaries()
                 self._purge()
             self._closing = stack.pop_all()
 
@@ -184,6 +190,16 @@ class KernelOwner:
                 raise StartupError(f"--vip {interface}: {error.strerror}") from None
             log.warning("%s was still there, from a process that did not end well: removed", interface)
 
+    def _promote_secondaries(self) -> None:
+        """Before the purge: what a crash has left may stand before an address that somebody else serves."""
+        for name, index in self._indexes.items():
+            try:
+                self._rtnetlink.promote_secondaries(index)
+            except PermissionError:
+                return  # the purge says what to do
+            except OSError as error:
+                log.warning("%s: promote_secondaries cannot be set: %s", name, error.strerror)
+
     def _renew(self) -> None:
         if self._its_own:
             if self._missing():
@@ -249,16 +265,20 @@ class KernelOwner:
                     self._loop.call_soon(self._check_addresses)
 
     def _look(self) -> None:
-        for link in self._rtnetlink.links():
+        links = self._rtnetlink.links()
+        for link in links:
             self._link(link)
+        there = {link.index for link in links}
+        for name, index in self._indexes.items():
+            if index not in there:
+                self._gone(name)
 
     def _link(self, link: LinkEvent) -> None:
-        if self._indexes.get(link.name) != link.index:
+        if self._is_gone or self._indexes.get(link.name) != link.index:
             return
         by = f"link {link.name}"
         if not link.exists:
-            self._down.add(link.name)
-            self._fault(f"the interface {link.name} is gone: restart when it is back", by)
+            self._gone(link.name)
         elif not link.running and link.name not in self._down:
             self._down.add(link.name)
             self._fault(f"the link of {link.name} is down", by)
@@ -266,10 +286,24 @@ class KernelOwner:
             self._down.remove(link.name)
             self._recover(by)
 
+    def _gone(self, name: str) -> None:
+        """One of the same name has another index. What else was wrong went with it."""
+        if self._is_gone:
+            return
+        self._is_gone = True
+        self._fault(
+            f"the interface {name} is gone: it is looked for until it is back, with its address", GONE
+        )
+        for link in self._down:
+            self._recover(f"link {link}")
+        if self._resting is not None:
+            self._resting.cancel()
+        self._recover("address")
+
     def _check_addresses(self) -> None:
         """Is everything there that we own? Asked of the kernel: an event may be about an earlier time."""
-        if not (self._owns or self._its_own) or self._watch.fileno() < 0:  # closed meanwhile
-            return
+        if self._watch.fileno() < 0 or self._is_gone or not (self._owns or self._its_own):
+            return  # closed since the event, or nothing to look after
         missing = self._missing()
         names = ", ".join(map(str, missing))
         if self._its_own:
@@ -316,6 +350,8 @@ class KernelOwner:
 
     def _lost(self, reason: str) -> None:
         self.release()
+        if self._is_gone:
+            return
         if self._resting is not None:
             self._resting.cancel()
         self._resting = self._loop.call_later(MEDDLED_SECONDS, self._recover, "address")

@@ -21,6 +21,9 @@ from typing import Protocol
 
 from scaleup.net.sockets import BACKLOG, stop_listening
 
+GONE = "interface"
+"""Finds a fault (`by`) when an interface was removed: this owner will own nothing more, another must be opened."""
+
 
 class Owner(Protocol):
     """All calls but `close` may be repeated, in any order."""

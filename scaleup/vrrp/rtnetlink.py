@@ -1,4 +1,4 @@
-"""The part of rtnetlink (man 7 rtnetlink) that owning an address takes: add, remove, list, watch.
+"""The part of rtnetlink (man 7 rtnetlink) that owning an address takes: add, remove, promote, list, watch.
 
     16 bytes  nlmsghdr   length, type, flags, sequence, port (here: 0, the kernel fills it in)
      8 bytes  ifaddrmsg  family, prefix length, flags, scope, index
@@ -22,13 +22,14 @@ from typing import Self
 
 from scaleup.vrrp.packet import Address
 
-# <linux/rtnetlink.h>, <linux/netlink.h>, <linux/if_addr.h>, <linux/if.h>
+# <linux/rtnetlink.h>, <linux/netlink.h>, <linux/if_addr.h>, <linux/if_link.h>, <linux/ip.h>, <linux/if.h>
 NLMSG_ERROR, NLMSG_DONE = 2, 3
-RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
+RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_REPLACE, NLM_F_DUMP, NLM_F_CREATE = 0x1, 0x4, 0x100, 0x300, 0x400
 IFA_ADDRESS, IFA_LOCAL, IFA_CACHEINFO, IFA_FLAGS = 1, 2, 6, 8
-IFLA_IFNAME = 3
+IFLA_IFNAME, IFLA_AF_SPEC, IFLA_INET_CONF = 3, 26, 1
+IPV4_DEVCONF_PROMOTE_SECONDARIES = 20
 IFA_F_NODAD = 0x02
 IFF_UP, IFF_RUNNING = 0x1, 0x40
 RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR = 0x1, 0x10, 0x100
@@ -117,6 +118,16 @@ class Rtnetlink:
             if error.errno in (errno.EADDRNOTAVAIL, errno.ENODEV):
                 raise FileNotFoundError(errno.ENOENT, f"{address} is not there") from None
             raise
+
+    def promote_secondaries(self, index: int) -> None:
+        """From now on an IPv4 address that is removed leaves the others of its network there. Raises OSError.
+
+        By default the kernel removes with the first address of a network all that came after it.
+        """
+        setting = _attribute(IPV4_DEVCONF_PROMOTE_SECONDARIES, struct.pack("=I", 1))
+        family = _attribute(socket.AF_INET, _attribute(IFLA_INET_CONF, setting))
+        body = IFINFOMSG.pack(socket.AF_UNSPEC, 0, index, 0, 0) + _attribute(IFLA_AF_SPEC, family)
+        self._request(RTM_SETLINK, 0, body)
 
     def addresses(self) -> list[AddressEvent]:
         """Every address of every interface, in the order of the kernel: primary ones first."""

@@ -159,7 +159,7 @@ commands beside the election:
 
         The one that is said by flags is called VI_ and its VRID, as keepalived's manual does.
 
-        Raises ValueError.
+        Made once, while the settings are read: a key file may be gone by the next reload. Raises ValueError.
         """
         weights = {track.name: track.weight for track in self.track}
         defaults = {name: getattr(self, name) for name in Election.model_fields}

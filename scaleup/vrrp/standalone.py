@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from scaleup.config import TierSettings
 from scaleup.config.model import option_name
-from scaleup.errors import ConfigurationError, ScaleUpError, StartupError
+from scaleup.errors import ConfigurationError, ScaleUpError
 from scaleup.processes import Process, Tasks
 from scaleup.processes.logs import Destination
 from scaleup.vrrp.assembly import assembled, open_instances, virtual_addresses
@@ -138,10 +138,8 @@ class Standalone:
         new = [router for router in settings.routers if router.name not in codecs]
         try:
             opened = open_instances(new, virtual=virtual_addresses(settings.routers))
-        except Exception as error:
+        except Exception:
             self._put_back()
-            if isinstance(error, OSError):
-                raise StartupError(str(error)) from error
             raise
         self._hand_over(helper)
         for router in settings.routers:
@@ -152,12 +150,12 @@ class Standalone:
 
     def _put_back(self) -> None:
         """The routers that were removed, as they were. One that cannot be opened waits for the next reload."""
-        opened = list[Instance]()
-        for router in self._settings.routers:
+        opened, routers = list[Instance](), self._settings.routers
+        for router in routers:
             if router.name not in self._daemon.instances:
                 try:
-                    opened += open_instances([router], virtual=virtual_addresses(self._settings.routers))
-                except (ScaleUpError, OSError) as error:
+                    opened += open_instances([router], virtual=virtual_addresses(routers))
+                except ScaleUpError as error:
                     log.error("%s cannot be started again as it was: %s", router.name, error)
         if opened:
             log.warning(

@@ -227,6 +227,18 @@ class TestReplay:
 
 
 class TestClocks:
+    def test_with_other_keys_the_sequence_goes_on_and_nothing_is_heard_twice(self) -> None:
+        """A reload: the clock was set back a little before it, and somebody has captured a packet."""
+        before, receiver = authenticator(), authenticator(keys={1: KEY, 2: OTHER_KEY})
+        last = before.seal(MESSAGE, SOURCE, NOW)
+        receiver.open(last, SOURCE, NOW)
+        after = authenticator(keys={1: KEY, 2: OTHER_KEY}, key_id=2)
+        after.follow(before)
+        receiver.open(after.seal(MESSAGE, SOURCE, NOW - 1), SOURCE, NOW)
+        again = authenticator(keys={2: OTHER_KEY, 1: KEY}, window=2 * WINDOW)
+        again.follow(receiver)
+        assert refusal(again, last) == "replay"
+
     def test_a_standing_clock_still_makes_the_sequence_grow(self) -> None:
         sender = authenticator()
         packets = [sender.seal(MESSAGE, SOURCE, NOW) for _ in range(1000)]

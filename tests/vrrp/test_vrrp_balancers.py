@@ -76,3 +76,21 @@ def test_when_a_load_balancer_dies_the_other_serves_within_a_skew(
     finally:
         for log in logs:
             print(log.read_text() if log.exists() else "")
+
+
+@needs_lan()
+def test_it_serves_again_when_its_interface_was_made_anew(lan: Lan, tmp_path: Path) -> None:
+    a, b, client = map(lan.host, ("a", "b", "client"))
+    logs = tmp_path / "a.log", tmp_path / "b.log"
+    start(a, client, 150, logs[0])
+    until(lambda: served_by(client) == a.ipv4, "a serves")
+    start(b, client, 100, logs[1])
+    until(lambda: "initialize → backup" in logs[1].read_text(), "b takes part")
+    lan.disconnect(a)
+    until(lambda: served_by(client) == b.ipv4, "b serves")
+    lan.connect(a)
+    until(lambda: served_by(client) == a.ipv4, "a serves again")
+    assert not b.has(VIP)
+    assert not [
+        line for line in logs[0].read_text().splitlines() if "Traceback" in line or " vrrp ERROR" in line
+    ]

@@ -20,6 +20,7 @@ from scaleup.vrrp import kernel as kernel_module
 from scaleup.vrrp.announce import Habits, Schedule
 from scaleup.vrrp.interface import index_of, primary_address
 from scaleup.vrrp.kernel import LIFETIME_SECONDS, KernelOwner, Placed
+from scaleup.vrrp.owner import GONE
 from scaleup.vrrp.rtnetlink import Rtnetlink
 
 pytestmark = lan_marks()
@@ -134,6 +135,34 @@ async def test_what_a_crash_left_behind_is_removed_at_the_start(
     with contextlib.closing(opened(host, f"{VIP}/24")):
         assert not host.has(VIP)
     assert f"{VIP}/24 was still there" in caplog.text
+
+
+async def test_another_address_of_the_network_stays(host: Host) -> None:
+    """The kernel's default is to remove with the first address of a network all the others."""
+    with (
+        contextlib.closing(opened(host, "10.88.0.100/24")) as first,
+        contextlib.closing(opened(host, "10.88.0.101/24")) as second,
+    ):
+        first.take()
+        second.take()
+        first.release()
+        assert "10.88.0.101" in host.addresses()
+
+
+async def test_an_event_that_was_read_before_it_was_closed_is_nothing(
+    host: Host, caplog: pytest.LogCaptureFixture
+) -> None:
+    with host.entered():
+        own = [Placed(ip_interface(f"{host.ipv4}/24"), DEVICE)]
+        owner = KernelOwner(own, Schedule(Habits()), its_own=True)
+    with contextlib.closing(owner):
+        judge = Judge()
+        owner.watch(judge.fault, judge.recover)
+        host.ip("addr", "del", f"{host.ipv4}/24", "dev", DEVICE)
+        owner._changed()
+        owner.close()
+        await asyncio.sleep(0)
+    assert (judge.said, caplog.text) == ([], "")
 
 
 async def test_the_only_address_of_an_interface_is_left_alone(host: Host) -> None:
@@ -305,7 +334,10 @@ async def test_a_link_that_is_down_at_the_start(lan: Lan, host: Host, owner: Ker
 async def test_an_interface_that_is_gone(host: Host, owner: KernelOwner, judge: Judge) -> None:
     host.ip("link", "del", DEVICE)
     await until(lambda: judge.said)
-    assert "eth0 is gone: restart" in judge.said[-1][1]
+    assert (
+        GONE,
+        "the interface eth0 is gone: it is looked for until it is back, with its address",
+    ) in judge.said
 
 
 # ----- rtnetlink ------------------------------------------------------------------------------------------

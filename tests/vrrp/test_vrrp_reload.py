@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import resource
 import signal
 import socket
 import subprocess
@@ -245,6 +246,47 @@ def test_what_cannot_be_opened_is_put_back_as_it_was(pair: tuple[Node, Node]) ->
     until(lambda: a.host.has(WWW) and not b.host.has(WWW), "a has its own again")
 
 
+def test_what_is_put_back_does_not_speak_from_an_address_that_another_router_has(
+    lan: Lan, tmp_path: Path
+) -> None:
+    """The kernel lists the newest link-local address first."""
+    node = Node(lan.host("a"), tmp_path, 150, 150)
+    six = node.text.replace(f"{WWW}/24", "fe80::100/64").replace(f"{MAIL}/24", "fe80::101/64")
+    node.reload(six)
+    until(lambda: {"fe80::100", "fe80::101"} <= node.host.addresses(), "it has both")
+    broken = six.replace("vrid = 51", 'vrid = 51\ninterface = "nowhere"')
+    node.reload(broken, "not reloaded: nothing was changed")
+    said = [line for line in node.log.read_text().splitlines() if "VRID 51: advertising on" in line]
+    assert [line.split(" from ")[1].split()[0] for line in said] == ["10.77.0.1", "fe80::1", "fe80::1"]
+
+
+def test_without_a_descriptor_left_what_was_there_is_put_back(pair: tuple[Node, Node]) -> None:
+    a, b = pair
+    pid = int(a.host.ip("netns", "pids", a.host.namespace).split()[0])
+    soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    in_use = len(list(Path(f"/proc/{pid}/fd").iterdir()))
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (in_use + 3, hard))
+    third = '\n[[vrrp.router]]\nname = "third"\nvrid = 53\nvip = ["10.77.0.102/24"]\n'
+    a.reload(a.text.replace("vrid = 51", "vrid = 61") + third, "not reloaded: nothing was changed")
+    assert a.said("Too many open files")
+    assert not a.said("an error of ours")
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
+    until(lambda: a.host.has(WWW) and not b.host.has(WWW), "a has its own again")
+
+
+def test_another_key_when_the_file_of_the_old_one_is_gone(pair: tuple[Node, Node], tmp_path: Path) -> None:
+    before = [node.transitions(name) for node in pair for name in ("www", "mail")]
+    for mode in ("receive-only", "permissive", "enforce"):
+        for node in pair:
+            key = tmp_path / f"{node.host.name}-{mode}.key"
+            key.write_text("ab" * 32)
+            key.chmod(0o600)
+            auth = f'interval = 0.1\nauth = "hmac:{key}"\nauth_mode = "{mode}"'
+            node.reload(node.text.replace("interval = 0.1", auth))
+            key.unlink()
+    assert [node.transitions(name) for node in pair for name in ("www", "mail")] == before
+
+
 def test_a_sync_group_moves_together(pair: tuple[Node, Node], lan: Lan) -> None:
     a, b = pair
     group = '\n[[vrrp.group]]\nname = "both"\nrouters = ["www", "mail"]\n'
@@ -262,6 +304,30 @@ def test_a_sync_group_moves_together(pair: tuple[Node, Node], lan: Lan) -> None:
         lambda: {WWW, MAIL} <= b.host.addresses() and not a.host.has(WWW) and not a.host.has(MAIL),
         "b has both",
     )
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_an_interface_that_is_removed_and_made_anew(pair: tuple[Node, Node], lan: Lan, family: int) -> None:
+    """Twice; the routers stay, with what they have counted, and nothing is left behind."""
+    a, b = pair
+    www = WWW if family == 4 else "fe80::100"
+    for node in pair:
+        node.text = node.text.replace(f"{WWW}/24", f"{www}/{24 if family == 4 else 64}")
+        node.reload(node.text)
+    until(lambda: a.host.has(www) and not b.host.has(www), "a has its own")
+    descriptors = Path(f"/proc/{a.process.pid}/fd")
+    in_use = len(list(descriptors.iterdir()))
+    for _ in range(2):
+        lan.disconnect(a.host)
+        until(lambda: b.host.has(www) and b.host.has(MAIL), "b has both")
+        assert {it["condition"] for it in json.loads(a.status("--json"))} == {"fault"}
+        lan.connect(a.host)
+        until(lambda: a.host.has(www) and not b.host.has(www), "a has its own again")
+        until(lambda: b.host.has(MAIL) and not a.host.has(MAIL), "and no other")
+    assert len(list(descriptors.iterdir())) == in_use
+    became_active = [count for labels, count in a.transitions("www").items() if "/active" in labels]
+    assert sum(became_active) == 3
+    assert "ERROR" not in a.log.read_text()
 
 
 def test_status_shows_each(pair: tuple[Node, Node]) -> None:
@@ -389,11 +455,10 @@ def test_scripts_of_the_new_file_hear_of_what_the_reload_does(
 
 
 def test_an_address_that_goes_with_another_of_ours_is_no_meddling(lan: Lan, tmp_path: Path) -> None:
-    """Without promote_secondaries the kernel removes all of a network with its first one."""
+    """Without promote_secondaries the kernel removes all of a network with its first one; it is set at the start,
+    and somebody may take that back.
+    """
     host = lan.host("a")
-    with host.entered():
-        Path(f"/proc/sys/net/ipv4/conf/{DEVICE}/promote_secondaries").write_text("0")
-        Path("/proc/sys/net/ipv4/conf/all/promote_secondaries").write_text("0")
     first, second = "203.0.113.100", "203.0.113.101"
     file, log = tmp_path / "cluster.toml", tmp_path / "log"
     text = f"""
@@ -419,6 +484,8 @@ priority = 10
     for turn in range(2, 5):
         file.write_text(text.replace("vrid = 51", f"vrid = {51 + turn}"))
         known = log.read_text().count(" reloaded\n")
+        with host.entered():
+            Path(f"/proc/sys/net/ipv4/conf/{DEVICE}/promote_secondaries").write_text("0")
         process.send_signal(signal.SIGHUP)
         until(lambda: log.read_text().count(" reloaded\n") > known, "it has reloaded")  # noqa: B023
         until(lambda: host.addresses() >= {first, second}, "it has both again")
