@@ -95,12 +95,13 @@ class Process:
             notify(f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
             try:
                 await take(await asyncio.to_thread(load))  # what serves goes on meanwhile
+                log.info("reloaded")
             except ScaleUpError as error:
                 for line in str(error).splitlines():
                     log.error("%s", line)
                 log.error("not reloaded: nothing was changed")
-            else:
-                log.info("reloaded")
+            except Exception:
+                log.exception("an error of ours, while reloading")
             notify("READY=1")
 
         self._reload = reload
@@ -200,8 +201,6 @@ class Process:
             while self._reload_again and not self.stopping.is_set():
                 self._reload_again = False
                 await reload()
-        except Exception:
-            log.exception("an error of ours, while reloading")
         finally:
             self._reloading = None
 

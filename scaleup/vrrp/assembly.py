@@ -13,6 +13,7 @@ from scaleup.errors import ConfigurationError, StartupError
 from scaleup.net.addresses import Endpoint
 from scaleup.net.sockets import is_ours
 from scaleup.vrrp.announce import Schedule
+from scaleup.vrrp.announcer import Announcer
 from scaleup.vrrp.arrangement import Arrangement
 from scaleup.vrrp.daemon import Daemon
 from scaleup.vrrp.decisions import Notify, SetPriority
@@ -32,21 +33,21 @@ log = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def assembled(
+    opener: Opener,
     elections: Sequence[Election],
     arrangement: Arrangement,
-    sockets: Sequence[socket.socket],
     on_role: Callable[[str, str, str], None],
     on_decision: Callable[[Notify | SetPriority], None] = lambda decision: None,
 ) -> Iterator[Daemon]:
     """A daemon, yet to be started; at the end it is stopped, and all that it has is closed.
 
-    `sockets`: to listen on while Active. Made inside the running loop. Raises as `open_instances`.
+    Made inside the running loop. Raises as `Opener.instances`.
     """
 
     def reopen(instance: Instance) -> None:
-        reopen_instance(instance, sockets, [it.election for it in daemon.instances.values()])
+        opener.reopen(instance, [it.election for it in daemon.instances.values()])
 
-    daemon = Daemon(open_instances(elections, sockets), arrangement, on_role, on_decision, reopen)
+    daemon = Daemon(opener.instances(elections), arrangement, on_role, on_decision, reopen)
     try:
         yield daemon
     finally:
@@ -55,84 +56,82 @@ def assembled(
             instance.close()
 
 
-def open_instances(
-    elections: Sequence[Election], sockets: Sequence[socket.socket] = (), virtual: Collection[Address] = ()
-) -> list[Instance]:
-    """One for each, or none. `virtual`: further addresses that are virtual ones, though an interface may have them.
+class Opener:
+    """Opens what virtual routers need. `sockets`: to listen on while Active."""
 
-    Raises StartupError, or ConfigurationError when a key file has gone.
-    """
-    virtual = {*virtual, *virtual_addresses(elections)}
-    try:
-        return _opened(elections, sockets, virtual)
-    except OSError as error:
-        raise _no_sockets(error) from None
+    def __init__(self, sockets: Sequence[socket.socket] = ()) -> None:
+        self._sockets = sockets
+        self._announcer = Announcer()
 
+    def instances(self, elections: Sequence[Election], virtual: Collection[Address] = ()) -> list[Instance]:
+        """One for each, or none. `virtual`: further addresses that are virtual ones, though an interface may
+        have them.
 
-def _opened(
-    elections: Sequence[Election], sockets: Sequence[socket.socket], virtual: Collection[Address]
-) -> list[Instance]:
-    with contextlib.ExitStack() as stack:
-        owners = []
-        for election in elections:
-            # Before any network: they remove what a crash has left, lest it passes for an own address.
-            owners.append(open_owner(election, sockets))
-            stack.callback(owners[-1].close)
-        instances = []
-        for election, owner in zip(elections, owners, strict=True):
-            network = open_network(election, virtual)
-            stack.callback(network.close)
-            try:
-                instances.append(Instance(election, network, owner))
-            except ValueError as error:
-                raise ConfigurationError(str(error)) from None
-        stack.pop_all()
-    return instances
-
-
-def reopen_instance(
-    instance: Instance, sockets: Sequence[socket.socket], elections: Sequence[Election]
-) -> None:
-    """After its interface was removed, with what has its name now. `elections`: of all routers of this process.
-
-    A UDP socket has an address, and no interface: it goes on. Raises StartupError, and then nothing has changed.
-    """
-    election = instance.election
-    try:
-        with contextlib.ExitStack() as stack:
-            owner = open_owner(election, sockets)
-            stack.callback(owner.close)
-            network = (
-                open_network(election, virtual_addresses(elections)) if election.raw else instance.network
-            )
+        Raises StartupError, or ConfigurationError when a key file has gone.
+        """
+        virtual = {*virtual, *virtual_addresses(elections)}
+        with _sockets_for_it(), contextlib.ExitStack() as stack:
+            owners = []
+            for election in elections:
+                # Before any network: they remove what a crash has left, lest it passes for an own address.
+                owners.append(self._owner(election))
+                stack.callback(owners[-1].close)
+            instances = []
+            for election, owner in zip(elections, owners, strict=True):
+                network = open_network(election, virtual)
+                stack.callback(network.close)
+                try:
+                    instances.append(Instance(election, network, owner))
+                except ValueError as error:
+                    raise ConfigurationError(str(error)) from None
             stack.pop_all()
+        return instances
+
+    def reopen(self, instance: Instance, elections: Sequence[Election]) -> None:
+        """After its interface was removed, with what has its name now. `elections`: of all routers here.
+
+        A UDP socket has an address, and no interface: it goes on. Raises StartupError; then nothing has changed.
+        """
+        election, network = instance.election, instance.network
+        with _sockets_for_it(), contextlib.ExitStack() as stack:
+            owner = self._owner(election)
+            stack.callback(owner.close)
+            if election.raw:
+                network = open_network(election, virtual_addresses(elections))
+            stack.pop_all()
+        instance.reopened(network, owner)
+
+    def close(self) -> None:
+        """When all that it opened is closed."""
+        self._announcer.close()
+
+    def _owner(self, election: Election) -> Owner:
+        listeners = ListenerOwner(self._sockets)
+        owned = election.priority == OWNER
+        if election.interface is None:
+            for address in election.addresses if owned else ():
+                if not is_ours(Endpoint(str(address), 0)):
+                    raise not_its_own(address)
+            return listeners
+        interface = election.interface
+        placed = [Placed(virtual.interface, virtual.device or interface) for virtual in election.vip]
+        schedule = Schedule(election.habits())
+        kernel = KernelOwner(placed, schedule, self._announcer, [interface], its_own=owned)
+        return Owners([listeners, kernel])
+
+
+@contextlib.contextmanager
+def _sockets_for_it() -> Iterator[None]:
+    """A netlink socket, too, may be one more than there are descriptors."""
+    try:
+        yield
     except OSError as error:
-        raise _no_sockets(error) from None
-    instance.reopened(network, owner)
-
-
-def _no_sockets(error: OSError) -> StartupError:
-    """Of a netlink socket: no descriptor is left, or no memory."""
-    return StartupError(f"the sockets of the election: {error.strerror}")
+        raise StartupError(f"the sockets of the election: {error.strerror}") from None
 
 
 def virtual_addresses(elections: Iterable[Election]) -> set[Address]:
     """Those that come and go: of priority 255 they are the host's own."""
     return {address for election in elections if election.priority != OWNER for address in election.addresses}
-
-
-def open_owner(election: Election, sockets: Sequence[socket.socket]) -> Owner:
-    listeners = ListenerOwner(sockets)
-    owned = election.priority == OWNER
-    if election.interface is None:
-        for address in election.addresses if owned else ():
-            if not is_ours(Endpoint(str(address), 0)):
-                raise not_its_own(address)
-        return listeners
-    interface = election.interface
-    placed = [Placed(virtual.interface, virtual.device or interface) for virtual in election.vip]
-    kernel = KernelOwner(placed, Schedule(election.habits()), [interface], its_own=owned)
-    return Owners([listeners, kernel])
 
 
 def open_network(election: Election, virtual: Collection[Address]) -> Network:

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from scaleup.errors import ConfigurationError
 from scaleup.processes import Message, Process, run_child
 from scaleup.vrrp.arrangement import Arrangement
-from scaleup.vrrp.assembly import assembled
+from scaleup.vrrp.assembly import Opener, assembled
 from scaleup.vrrp.daemon import Daemon
 from scaleup.vrrp.election import Election
 from scaleup.vrrp.metrics import snapshot
@@ -34,11 +34,12 @@ async def serve(init: Message, process: Process) -> None:
     election = read(init.fields["election"])
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket(fileno=number)) for number in init.descriptors]
+        opener = stack.enter_context(contextlib.closing(Opener(sockets)))
         daemon = stack.enter_context(
             assembled(
+                opener,
                 [election],
                 Arrangement((election.policy(),), startup_delay=election.startup_delay),
-                sockets,
                 lambda _, role, rule: process.tell_parent("role", role=role, rule=rule),
             )
         )

@@ -47,7 +47,8 @@ class Helper:
         self._scripts, self._report = scripts, report
         self._local = Tracker([track for track in tracks if track.interface], report)
         self._name, self._log_to = name, log_to
-        self._early: list[Notify] = []  # changes before it is ready to hear of them
+        self._early: list[Notify] = []  # changes before it is ready to hear of them, or while it is held
+        self._is_held = False
         self._tasks = Tasks()
         self._keeper = Keeper(name, self._spawn, lambda how: None)
 
@@ -59,12 +60,21 @@ class Helper:
 
     def tell(self, change: Notify) -> None:
         """Have the notify scripts run for it."""
-        if self._keeper.is_ready and self._keeper.child is not None:
+        if self._keeper.is_ready and self._keeper.child is not None and not self._is_held:
             self._keeper.child.send("notify", change=asdict(change))
         elif len(self._early) < MAX_WAITING:
             self._early.append(change)
         else:
             log.error("%s is not there: a notify script was left out", self._name)
+
+    def hold(self) -> None:
+        """Until `release` no notify script is run: those of another helper, for what was before, still are."""
+        self._is_held = True
+
+    def release(self) -> None:
+        self._is_held = False
+        if self._keeper.is_ready:
+            self._tell_early()
 
     async def stop(self) -> None:
         """The checks end at once, notify scripts within GRACE_SECONDS."""
@@ -86,12 +96,16 @@ class Helper:
         match message.kind:
             case "ready":
                 self._keeper.was_ready()
-                early, self._early = self._early, []
-                for change in early:
-                    self.tell(change)
+                if not self._is_held:
+                    self._tell_early()
             case "result":
                 fields = message.fields
                 self._report(fields["name"], fields["passed"], fields["detail"])
+
+    def _tell_early(self) -> None:
+        early, self._early = self._early, []
+        for change in early:
+            self.tell(change)
 
 
 # ----- the process itself -------------------------------------------------------------------------------

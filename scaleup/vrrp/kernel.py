@@ -24,7 +24,6 @@ import contextlib
 import errno
 import logging
 import math
-import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface
@@ -32,7 +31,8 @@ from typing import ClassVar
 
 from scaleup.errors import StartupError
 from scaleup.processes.logs import LimitedLog
-from scaleup.vrrp.announce import Schedule, frame
+from scaleup.vrrp.announce import Schedule
+from scaleup.vrrp.announcer import Announcer
 from scaleup.vrrp.interface import index_of
 from scaleup.vrrp.owner import GONE
 from scaleup.vrrp.packet import Address
@@ -78,12 +78,14 @@ class KernelOwner:
         self,
         addresses: Sequence[Placed],
         schedule: Schedule,
+        announcer: Announcer,
         devices: Sequence[str] = (),
         *,
         its_own: bool = False,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._schedule = schedule
+        self._announcer = announcer
         self._its_own = its_own
         self._is_missing = False  # one of its own
         names = dict.fromkeys([*devices, *(placed.device for placed in addresses)])
@@ -99,12 +101,10 @@ class KernelOwner:
         self._timer: asyncio.TimerHandle | None = None
         self._resting: asyncio.TimerHandle | None = None
         self._limited = LimitedLog(log, LOG_EVERY_SECONDS, self._loop.time)
+        announcer.open()
         with contextlib.ExitStack() as stack:
             self._rtnetlink = stack.enter_context(Rtnetlink())
             self._watch = stack.enter_context(contextlib.closing(Watch()))
-            self._senders = {
-                index: stack.enter_context(_packet_socket(name)) for name, index in self._indexes.items()
-            }
             if its_own:
                 for interface in self._missing():
                     raise not_its_own(interface.ip)
@@ -219,10 +219,8 @@ class KernelOwner:
     def _announce(self, times: int) -> None:
         for _ in range(times):
             for interface, index in self._addresses:
-                sender = self._senders[index]
-                hardware: bytes = sender.getsockname()[4]
                 try:
-                    sender.send(frame(hardware[:6].ljust(6, b"\0"), interface.ip))
+                    self._announcer.announce(interface.ip, index)
                 except OSError as error:
                     self._limited.warning("announce", f"cannot announce {interface}: {error.strerror}")
 
@@ -363,18 +361,3 @@ def not_its_own(address: Address) -> StartupError:
         f"--priority 255: {address} is not an address of this host, and 255 is for the host whose own it is "
         "(RFC 9568 §1.7): say 1 to 254"
     )
-
-
-def _packet_socket(device: str) -> socket.socket:
-    """For sending only: of protocol 0, so that it receives nothing. Raises StartupError."""
-    try:
-        sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
-    except OSError as error:
-        cure = "; grant CAP_NET_RAW" if error.errno == errno.EPERM else ""
-        raise StartupError(f"a packet socket for gratuitous ARP: {error.strerror}{cure}") from None
-    try:
-        sock.bind((device, 0))
-    except OSError as error:
-        sock.close()
-        raise StartupError(f"--interface {device}: {error.strerror}") from None
-    return sock

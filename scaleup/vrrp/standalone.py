@@ -19,7 +19,7 @@ from scaleup.config.model import option_name
 from scaleup.errors import ConfigurationError, ScaleUpError
 from scaleup.processes import Process, Tasks
 from scaleup.processes.logs import Destination
-from scaleup.vrrp.assembly import assembled, open_instances, virtual_addresses
+from scaleup.vrrp.assembly import Opener, assembled, virtual_addresses
 from scaleup.vrrp.codec import Codec
 from scaleup.vrrp.daemon import Daemon
 from scaleup.vrrp.decisions import Notify, SetPriority
@@ -76,8 +76,9 @@ class Standalone:
         self._tasks = Tasks()
         self._helper: Helper | None = None
         self._reports = Reports()
-        self._held: list[Notify] | None = None  # until the old helper has ended; bounded by its time for that
+        self._ending: asyncio.Task[None] | None = None  # the helper under the settings before
         self._stream: EventStream | None = None
+        self._opener = Opener()
         self._daemon: Daemon
 
     async def serve(self, started: Callable[[], None]) -> None:
@@ -86,8 +87,11 @@ class Standalone:
         self._warn(settings)
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(self._stop_helper)  # last: it has to tell that this process stops
+            stack.callback(self._opener.close)
             self._daemon = stack.enter_context(
-                assembled(settings.routers, settings.arrangement, (), self._on_role, self._on_decision)
+                assembled(
+                    self._opener, settings.routers, settings.arrangement, self._on_role, self._on_decision
+                )
             )
             collector = ElectionCollector(lambda: snapshot(self._daemon, self._loop.time()))
             self._process.registry.register(collector)
@@ -109,6 +113,7 @@ class Standalone:
     async def reload(self, settings: VrrpSettings) -> None:
         """Raises ScaleUpError; then everything is as it was."""
         self._refuse_what_needs_a_restart(settings)
+        await self._old_helper_ended()
         before, instances = self._settings, self._daemon.instances
         stay = unchanged(before, settings) & instances.keys()
         codecs = {router.name: _codec(router) for router in settings.routers if router.name in stay}
@@ -119,7 +124,7 @@ class Standalone:
         try:
             self._exchange(settings, codecs, new)
         except BaseException:
-            if new is not None and new is not old:
+            if new is not None and new is not self._helper:
                 await new.stop()
             raise
         self._warn(settings)
@@ -137,7 +142,7 @@ class Standalone:
             self._daemon.remove(name, CHANGED).close()
         new = [router for router in settings.routers if router.name not in codecs]
         try:
-            opened = open_instances(new, virtual=virtual_addresses(settings.routers))
+            opened = self._opener.instances(new, virtual_addresses(settings.routers))
         except Exception:
             self._put_back()
             raise
@@ -151,10 +156,11 @@ class Standalone:
     def _put_back(self) -> None:
         """The routers that were removed, as they were. One that cannot be opened waits for the next reload."""
         opened, routers = list[Instance](), self._settings.routers
+        virtual = virtual_addresses(routers)
         for router in routers:
             if router.name not in self._daemon.instances:
                 try:
-                    opened += open_instances([router], virtual=virtual_addresses(routers))
+                    opened += self._opener.instances([router], virtual)
                 except ScaleUpError as error:
                     log.error("%s cannot be started again as it was: %s", router.name, error)
         if opened:
@@ -201,31 +207,25 @@ class Standalone:
         return helper, reports
 
     def _hand_over(self, helper: Helper | None) -> None:
-        """To another one, who is told what happens from now on, when the scripts of the old one have run."""
+        """To another one, which runs scripts when those of the old one have run."""
         old = self._helper
         if helper is old:
             return
         self._helper = helper
         if old is not None:
-            self._held = []
-            self._tasks.spawn(self._release_held(old), name="the helper under the old settings")
+            if helper is not None:
+                helper.hold()
+            self._ending = self._tasks.spawn(_end(old, helper), name="the helper under the old settings")
 
-    async def _release_held(self, old: Helper) -> None:
-        await old.stop()
-        held, self._held = self._held or [], None
-        for change in held:
-            self._notify(change)
-
-    def _notify(self, change: Notify) -> None:
-        if self._held is not None:
-            self._held.append(change)
-        elif self._helper is not None:
-            self._helper.tell(change)
+    async def _old_helper_ended(self) -> None:
+        """Within GRACE_SECONDS."""
+        if self._ending is not None:
+            await asyncio.wait([self._ending])
 
     async def _stop_helper(self) -> None:
+        await self._old_helper_ended()
         if self._helper is not None:
             await self._helper.stop()
-        await self._tasks.cancel()
 
     # ----- who is told ------------------------------------------------------------------------------------
 
@@ -233,8 +233,8 @@ class Standalone:
         self._process.event("role", router=router, role=role, rule=rule)
 
     def _on_decision(self, decision: Notify | SetPriority) -> None:
-        if isinstance(decision, Notify):
-            self._notify(decision)
+        if isinstance(decision, Notify) and self._helper is not None:
+            self._helper.tell(decision)
         if self._stream is not None and decision.router in self._daemon.instances:
             self._stream.tell(status(self._daemon.instances[decision.router]))
         self._loop.call_soon(self._write_state)  # when all else is done
@@ -245,6 +245,14 @@ class Standalone:
     def _write_state(self) -> None:
         if self._settings.state_file is not None:
             write_state(self._daemon.instances.values(), self._settings.state_file)
+
+
+async def _end(old: Helper, new: Helper | None) -> None:
+    try:
+        await old.stop()
+    finally:
+        if new is not None:
+            new.release()
 
 
 def _codec(router: RouterSettings) -> Codec:

@@ -120,7 +120,10 @@ def test_a_reload_takes_what_can_be_loaded_and_leaves_the_rest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
-    answers: list[Any] = [1, ConfigurationError("cluster.toml:3: drain: no"), 2, StartupError("no room")]
+    answers: list[Any] = [
+        *(1, ConfigurationError("cluster.toml:3: drain: no"), 2, StartupError("no room")),
+        ZeroDivisionError("of ours"),
+    ]
     taken: list[int] = []
 
     def load_next() -> Any:
@@ -129,14 +132,14 @@ def test_a_reload_takes_what_can_be_loaded_and_leaves_the_rest(
         return answers.pop(0)
 
     async def take(settings: Any) -> None:
-        if isinstance(settings, StartupError):
+        if isinstance(settings, Exception):
             raise settings
         taken.append(settings)
 
     async def serve(settings: tier.Settings, process: Process) -> None:
         process.ready()
         process.reloads(load_next, take)
-        for left in (3, 2, 1, 0):
+        for left in (4, 3, 2, 1, 0):
             os.kill(os.getpid(), signal.SIGHUP)
             async with asyncio.timeout(5):
                 while len(answers) > left or process._reloading:  # noqa: ASYNC110
@@ -147,13 +150,14 @@ def test_a_reload_takes_what_can_be_loaded_and_leaves_the_rest(
         manager.bind(str(tmp_path / "notify"))
         manager.setblocking(False)
         assert exit_code(serve=serve) == 0
-        told = [manager.recv(100).partition(b"=")[0] for _ in range(9)]
+        told = [manager.recv(100).partition(b"=")[0] for _ in range(11)]
     assert taken == [1, 2]
-    assert told == [b"READY", *[b"RELOADING", b"READY"] * 4]
+    assert told == [b"READY", *[b"RELOADING", b"READY"] * 5]
     said = capsys.readouterr().err
     assert said.count("not reloaded: nothing was changed") == 2
     assert "cluster.toml:3: drain: no" in said
     assert "no room" in said
+    assert "an error of ours, while reloading" in said
 
 
 def test_reloads_take_their_turns() -> None:

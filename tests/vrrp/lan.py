@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import http.client
 import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from needs import requires
+from prometheus_client.parser import text_string_to_metric_families
 
 from bench.lan import DEVICE, Host, Lan, ip, may_make_namespaces, signal_all
 
-__all__ = ["DEVICE", "Host", "Lan", "ip", "lan_marks", "needs_lan", "signal_all", "until"]
+__all__ = ["ADMIN", "DEVICE", "Host", "Lan", "ip", "lan_marks", "metrics", "needs_lan", "signal_all", "until"]
+
+ADMIN = "127.0.0.1:9112"  # of the one process that has it on a host
 
 PATIENCE_SECONDS = 20.0
 """For what has no bound of its own: a machine under load starts processes slowly."""
@@ -45,3 +49,20 @@ def until(condition: Callable[[], object], what: str, seconds: float = PATIENCE_
             pytest.fail(f"not within {seconds:.2f} s: {what}")
         time.sleep(0.005)
     return time.monotonic() - began
+
+
+def metrics(host: Host) -> dict[tuple[str, str], float]:
+    """The samples of the process that has ADMIN there, by name (less `scaleup_vrrp_`) and the labels' values."""
+    connection = http.client.HTTPConnection(ADMIN, timeout=10)
+    with host.entered():
+        connection.connect()
+    try:
+        connection.request("GET", "/metrics", headers={"Connection": "close"})
+        text = connection.getresponse().read().decode()
+    finally:
+        connection.close()
+    return {
+        (sample.name.removeprefix("scaleup_vrrp_"), "/".join(sample.labels.values())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }

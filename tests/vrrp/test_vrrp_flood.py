@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import socket
 import time
 from collections import Counter
@@ -13,8 +12,7 @@ from typing import Any
 
 import pytest
 from elections import KEY
-from lan import DEVICE, Host, Lan, needs_lan, until
-from prometheus_client.parser import text_string_to_metric_families
+from lan import ADMIN, DEVICE, Host, Lan, metrics, needs_lan, until
 from scapy.layers import inet, l2, vrrp
 
 from scaleup.vrrp.auth import Authenticator
@@ -22,7 +20,6 @@ from scaleup.vrrp.auth import Authenticator
 VIP = "10.77.0.100"
 GROUP, GROUP_MAC = "224.0.0.18", "01:00:5e:00:00:12"
 PER_SECOND = 5_000
-ADMIN_PORT = 9100
 
 
 class Forger:
@@ -70,25 +67,6 @@ class Forger:
         ]
 
 
-def metrics(host: Host) -> dict[tuple[str, str], float]:
-    """The samples of the process on that host, by name and labels."""
-    with host.entered():
-        sock = socket.create_connection(("127.0.0.1", ADMIN_PORT), 10)
-    connection = http.client.HTTPConnection("127.0.0.1", ADMIN_PORT)
-    connection.sock = sock
-    try:
-        connection.request("GET", "/metrics", headers={"Connection": "close"})
-        text = connection.getresponse().read().decode()
-    finally:
-        connection.close()
-        sock.close()
-    return {
-        (sample.name, "/".join(sample.labels.values())): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    }
-
-
 @pytest.fixture
 def lan() -> Iterator[Lan]:
     with Lan("a", "b", "forger") as lan:
@@ -97,7 +75,7 @@ def lan() -> Iterator[Lan]:
 
 def start(host: Host, priority: int, keyfile: Path, log: Path) -> None:
     options = f"--interface {DEVICE} --vip {VIP}/24 --interval 0.1 --priority {priority}".split()
-    options += ["--auth", f"hmac:{keyfile}", "--admin", f"127.0.0.1:{ADMIN_PORT}"]
+    options += ["--auth", f"hmac:{keyfile}", "--admin", ADMIN]
     host.python("-m", "scaleup.vrrp", *options, log=log)
 
 
@@ -120,7 +98,7 @@ def flood(lan: Lan, count: int, folder: Path) -> None:
         wire.settimeout(10)
         forger = Forger(forger_host, a, wire)
         before = transitions(metrics(a)), transitions(metrics(b))
-        heard = metrics(b)["scaleup_vrrp_advertisements_received_total", "VI_51"]
+        heard = metrics(b)["advertisements_received_total", "VI_51"]
         sent = pour(forger.kinds, wire.send, count)
         until(lambda: sum(dropped(b).values()) >= count, "all are counted")
     found = dropped(b)
@@ -128,7 +106,7 @@ def flood(lan: Lan, count: int, folder: Path) -> None:
     assert {cause: number for cause, number in found.items() if number} == sent
     assert sum(dropped(a).values()) == 0, "its kernel drops what says that it comes from itself"
     assert (transitions(metrics(a)), transitions(metrics(b))) == before
-    assert metrics(b)["scaleup_vrrp_advertisements_received_total", "VI_51"] > heard
+    assert metrics(b)["advertisements_received_total", "VI_51"] > heard
     assert a.has(VIP)
     assert not b.has(VIP)
 

@@ -100,6 +100,24 @@ async def test_a_change_while_it_is_started_again_is_told_then(tmp_path: Path) -
         await until(lambda: lines(told) == ["MASTER"])
 
 
+async def test_one_that_is_held_tells_when_it_is_released(tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    script = program(tmp_path, "notify", f'echo "$3" >> {told}')
+    async with helping(lambda *result: None, notify=script) as helper:
+        helper.hold()
+        helper.tell(change(Condition.BACKUP))
+        child = helper._keeper.child
+        assert child is not None
+        child.kill()
+        await until(lambda: not helper._keeper.is_ready)
+        await until(lambda: helper._keeper.is_ready)
+        helper.tell(change(Condition.ACTIVE))
+        assert len(helper._early) == 2
+        helper.release()
+        helper.tell(change(Condition.STOPPED))
+    assert lines(told) == ["BACKUP", "MASTER", "STOP"]
+
+
 async def test_without_a_helper_there_is_no_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.executable", "/none/python")
     helper = Helper([], {}, lambda *result: None, name="lb1/helper", log_to=Destination())

@@ -18,6 +18,7 @@ from scapy.layers import inet6, l2
 from scaleup.errors import StartupError
 from scaleup.vrrp import kernel as kernel_module
 from scaleup.vrrp.announce import Habits, Schedule
+from scaleup.vrrp.announcer import Announcer
 from scaleup.vrrp.interface import index_of, primary_address
 from scaleup.vrrp.kernel import LIFETIME_SECONDS, KernelOwner, Placed
 from scaleup.vrrp.owner import GONE
@@ -52,10 +53,24 @@ def host(lan: Lan) -> Host:
     return lan.host("a")
 
 
-def opened(host: Host, *addresses: str, device: str = DEVICE, habits: Habits | None = None) -> KernelOwner:
-    placed = [Placed(ip_interface(address), device) for address in addresses]
+ANNOUNCERS: list[Announcer] = []
+
+
+@pytest.fixture(autouse=True)
+def _announcers_are_closed() -> Iterator[None]:
+    yield
+    while ANNOUNCERS:
+        ANNOUNCERS.pop().close()
+
+
+def owning(host: Host, *placed: Placed, habits: Habits | None = None, its_own: bool = False) -> KernelOwner:
+    ANNOUNCERS.append(Announcer())
     with host.entered():
-        return KernelOwner(placed, Schedule(habits or Habits()))
+        return KernelOwner(placed, Schedule(habits or Habits()), ANNOUNCERS[-1], its_own=its_own)
+
+
+def opened(host: Host, *addresses: str, device: str = DEVICE, habits: Habits | None = None) -> KernelOwner:
+    return owning(host, *(Placed(ip_interface(address), device) for address in addresses), habits=habits)
 
 
 @pytest.fixture(autouse=True)
@@ -152,9 +167,7 @@ async def test_another_address_of_the_network_stays(host: Host) -> None:
 async def test_an_event_that_was_read_before_it_was_closed_is_nothing(
     host: Host, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with host.entered():
-        own = [Placed(ip_interface(f"{host.ipv4}/24"), DEVICE)]
-        owner = KernelOwner(own, Schedule(Habits()), its_own=True)
+    owner = owning(host, Placed(ip_interface(f"{host.ipv4}/24"), DEVICE), its_own=True)
     with contextlib.closing(owner):
         judge = Judge()
         owner.watch(judge.fault, judge.recover)
@@ -178,8 +191,7 @@ async def test_the_only_address_of_an_interface_is_left_alone(host: Host) -> Non
 async def test_it_takes_everything_or_nothing(host: Host) -> None:
     host.ip("link", "add", "eth1", "up", "type", "bridge")
     placed = [Placed(ip_interface(f"{VIP}/24"), DEVICE), Placed(ip_interface("10.78.0.100/24"), "eth1")]
-    with host.entered():
-        owner = KernelOwner(placed, Schedule(Habits()))
+    owner = owning(host, *placed)
     with contextlib.closing(owner):
         host.ip("link", "del", "eth1")
         with pytest.raises(OSError, match="No such device"):

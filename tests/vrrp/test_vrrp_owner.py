@@ -14,6 +14,7 @@ from lan import DEVICE, Lan, lan_marks
 from scaleup.net.addresses import Endpoint
 from scaleup.net.sockets import bound
 from scaleup.vrrp.announce import Habits, Schedule
+from scaleup.vrrp.announcer import Announcer
 from scaleup.vrrp.kernel import KernelOwner, Placed
 from scaleup.vrrp.owner import ListenerOwner, Owner, Owners
 
@@ -47,12 +48,12 @@ def listener(sockets: list[socket.socket]) -> World:
     return World(ListenerOwner(sockets), lambda: [connects(sock) for sock in sockets])
 
 
-def kernel(lan: Lan) -> World:
+def kernel(lan: Lan, announcer: Announcer) -> World:
     host = lan.host("a")
     host.ip("link", "add", "eth1", "up", "type", "bridge")
     placed = [Placed(ip_interface("10.77.0.100/24"), DEVICE), Placed(ip_interface("10.78.0.100/24"), "eth1")]
     with host.entered():
-        owner = KernelOwner(placed, Schedule(Habits()))
+        owner = KernelOwner(placed, Schedule(Habits()), announcer)
     return World(owner, lambda: [str(each.interface.ip) in host.addresses(each.device) for each in placed])
 
 
@@ -63,7 +64,8 @@ async def world(request: pytest.FixtureRequest, sockets: list[socket.socket]) ->
     with contextlib.ExitStack() as stack:
         worlds = [listener(sockets)] if request.param != "kernel" else []
         if request.param != "listener":
-            worlds.append(kernel(stack.enter_context(Lan("a"))))
+            announcer = stack.enter_context(contextlib.closing(Announcer()))
+            worlds.append(kernel(stack.enter_context(Lan("a")), announcer))
         stack.callback(worlds[-1].owner.close)
         if len(worlds) == 1:
             yield worlds[0]

@@ -6,11 +6,9 @@ kernel's own record of addresses (`ip monitor`) says whether one was away, the m
 
 from __future__ import annotations
 
-import http.client
 import json
 import resource
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,17 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lan import DEVICE, Host, Lan, lan_marks, until
-from prometheus_client.parser import text_string_to_metric_families
+from lan import ADMIN, DEVICE, Host, Lan, lan_marks, metrics, until
 
 pytestmark = lan_marks()
 WWW, MAIL = "10.77.0.100", "10.77.0.101"
-ADMIN_PORT = 9112
 FILE = """
 [vrrp]
 interface = "{device}"
 interval = 0.1
-admin = "127.0.0.1:{admin}"
+admin = "{admin}"
 event_socket = "{folder}/events"
 
 [[vrrp.router]]
@@ -52,9 +48,7 @@ class Node:
         self.host, self.folder = host, folder / host.name
         self.folder.mkdir()
         self.file, self.log = self.folder / "cluster.toml", self.folder / "log"
-        self.text = FILE.format(
-            device=DEVICE, admin=ADMIN_PORT, folder=self.folder, www=WWW, mail=MAIL, a=a, b=b
-        )
+        self.text = FILE.format(device=DEVICE, admin=ADMIN, folder=self.folder, www=WWW, mail=MAIL, a=a, b=b)
         self.file.write_text(self.text)
         self.process = host.python("-m", "scaleup.vrrp", "--config", str(self.file), log=self.log)
         until(lambda: self.log_has("initialize → backup", 2), "it takes part")
@@ -73,22 +67,7 @@ class Node:
         until(lambda: self.log.read_text().count(f" {answer}\n") > before, f"the log says {answer}")
 
     def metrics(self) -> dict[tuple[str, str], float]:
-        """The samples, by name and the labels' values."""
-        with self.host.entered():
-            sock = socket.create_connection(("127.0.0.1", ADMIN_PORT), 10)
-        connection = http.client.HTTPConnection("127.0.0.1", ADMIN_PORT)
-        connection.sock = sock
-        try:
-            connection.request("GET", "/metrics", headers={"Connection": "close"})
-            text = connection.getresponse().read().decode()
-        finally:
-            connection.close()
-            sock.close()
-        return {
-            (sample.name.removeprefix("scaleup_vrrp_"), "/".join(sample.labels.values())): sample.value
-            for family in text_string_to_metric_families(text)
-            for sample in family.samples
-        }
+        return metrics(self.host)
 
     def transitions(self, router: str) -> dict[str, float]:
         return {
@@ -452,6 +431,25 @@ def test_scripts_of_the_new_file_hear_of_what_the_reload_does(
         lambda: told.exists() and told.read_text().splitlines() == ["www BACKUP", "www MASTER"],
         "they were told",
     )
+
+
+def test_scripts_run_in_order_whatever_reloads_and_ends_meanwhile(
+    pair: tuple[Node, Node], tmp_path: Path
+) -> None:
+    a, _ = pair
+    told = tmp_path / "told"
+    script = tmp_path / "tell"
+    script.write_text(f'#!/bin/sh\nsleep 0.3; echo "$2 $3" >> {told}\n')
+    script.chmod(0o755)
+    with_script = a.text.replace("interval = 0.1\n", f'interval = 0.1\nnotify = "{script}"\n')
+    for vrid in (61, 62, 63):
+        # Another time-out is another helper, too.
+        text = with_script.replace("vrid = 51", f"vrid = {vrid}\nnotify_timeout = {vrid}")
+        a.reload(text)
+    a.process.terminate()
+    a.process.wait(20)
+    said = [line for line in told.read_text().splitlines() if line.startswith("www") and "MASTER" not in line]
+    assert said == ["www BACKUP", "www STOP"] * 3
 
 
 def test_an_address_that_goes_with_another_of_ours_is_no_meddling(lan: Lan, tmp_path: Path) -> None:
