@@ -11,7 +11,7 @@ this node is at fault and rests.
 Addresses that a crash left behind are removed before the election begins.
 
 Two routers may have addresses of one network on one interface, and one of them leaves: `promote_secondaries` is set
-there, or the kernel would take the other's address away as well. If somebody takes that back, it is put back.
+there, or the kernel would take the other's address away as well.
 
 **Priority 255** says that the addresses are this host's own, configured by somebody else (the owner of RFC 9568
 §1.7). Those are only announced: never added, renewed or removed. While one is missing, the node is at fault.
@@ -23,11 +23,9 @@ import asyncio
 import contextlib
 import errno
 import logging
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface
-from typing import ClassVar
 
 from scaleup.errors import StartupError
 from scaleup.processes.logs import LimitedLog
@@ -45,8 +43,6 @@ LIFETIME_SECONDS = 2
 RENEW_SECONDS = 0.5
 MEDDLED_SECONDS = 60.0
 """Vanishing twice within it is no accident; it is also how long the fault lasts."""
-BY_US_SECONDS = 1.0
-"""After we took an address off an interface, others there that are gone went with it."""
 LOG_EVERY_SECONDS = 5.0
 
 Fault = Callable[[str, str], None]
@@ -69,10 +65,6 @@ class KernelOwner:
 
     Made inside the running loop. Raises StartupError.
     """
-
-    _removed_here: ClassVar[dict[int, float]] = {}
-    """When this process last took an address off an interface. Where promote_secondaries was set to 0 again, the
-    first address of a network takes the others with it, those of other routers of ours among them."""
 
     def __init__(
         self,
@@ -139,7 +131,6 @@ class KernelOwner:
         for interface, index in () if self._its_own else self._addresses:
             try:
                 self._rtnetlink.remove(interface, index)
-                self._removed_here[index] = self._loop.time()
             except FileNotFoundError:
                 pass
             except OSError as error:
@@ -311,19 +302,10 @@ class KernelOwner:
             return
         now = self._loop.time()
         expired = now >= self._renewed + LIFETIME_SECONDS
-        never = -math.inf
-        by_us = all(now < self._removed_here.get(index, never) + BY_US_SECONDS for index in missing.values())
-        if (
-            not expired
-            and not by_us
-            and self._put_back_at is not None
-            and now < self._put_back_at + MEDDLED_SECONDS
-        ):
+        if not expired and self._put_back_at is not None and now < self._put_back_at + MEDDLED_SECONDS:
             self._lost(f"something on this host takes {names} away again and again")
             return
-        if by_us:
-            why = "went with another address of ours"
-        elif expired:
+        if expired:
             why = "was not renewed in time"
         else:
             self._put_back_at = now

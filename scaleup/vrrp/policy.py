@@ -195,15 +195,16 @@ class Policy:
         return self._decide(now, f"the fault is gone: {reasons[0]}") if any(reasons) else []
 
     def removed(self, router: str, reason: str, now: float) -> list[Decision]:
-        """The router is no more; it was shut down. Those of its group go on without it."""
+        """The router is no more; it was shut down. Its group goes on without it, and ends with its last one."""
         member, group = self._members.pop(router), self._group_of.pop(router)
         group.members.remove(member)
+        told, silent = list[Decision](), (Condition.WAITING, Condition.STOPPED)
+        if member.told not in silent:
+            told.append(Notify("INSTANCE", router, Condition.STOPPED, member.priority, reason))
         if not group.members:
             self._groups.remove(group)
-        if member.told in (Condition.WAITING, Condition.STOPPED):
-            told = list[Decision]()
-        else:
-            told = [Notify("INSTANCE", router, Condition.STOPPED, member.priority, reason)]
+            if group.name and group.told not in silent:
+                told.append(Notify("GROUP", group.name, Condition.STOPPED, 0, reason))
         return told + self._decide(now, reason)
 
     def rearranged(

@@ -73,12 +73,6 @@ def opened(host: Host, *addresses: str, device: str = DEVICE, habits: Habits | N
     return owning(host, *(Placed(ip_interface(address), device) for address in addresses), habits=habits)
 
 
-@pytest.fixture(autouse=True)
-def _nothing_was_removed_yet(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By an earlier test, from an interface of the same number."""
-    monkeypatch.setattr(KernelOwner, "_removed_here", {})
-
-
 @pytest.fixture
 async def owner(host: Host) -> AsyncIterator[KernelOwner]:
     with contextlib.closing(opened(host, f"{VIP}/24", f"{VIP6}/64")) as owner:

@@ -537,6 +537,14 @@ class TestReload:
         assert it.rearranged(Arrangement((self.ONE,)), {}, NOW) == []
         assert it.condition("VI_1") is Condition.BACKUP
 
+    def test_a_group_ends_with_the_last_of_its_routers(self) -> None:
+        it = self.running(self.ONE, self.TWO, groups=(SyncGroup("G", ("VI_1", "VI_2")),))
+        it.removed("VI_1", "gone", NOW)
+        assert it.removed("VI_2", "gone", NOW) == [
+            Notify("INSTANCE", "VI_2", Condition.STOPPED, 100, "gone"),
+            Notify("GROUP", "G", Condition.STOPPED, 0, "gone"),
+        ]
+
     def test_a_check_that_stays_keeps_its_verdict_and_a_new_one_hinders_nobody_who_runs(self) -> None:
         it = tracking(0)
         obeyed(it, it.started(NOW))
