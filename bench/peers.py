@@ -119,7 +119,7 @@ def nginx_stream(plan: Plan, program: str, module: str, as_root: bool) -> Comman
     listens = "\n".join(f"        listen {listen} reuseport backlog=4096;" for listen in plan.listen)
     servers = "\n".join(f"        server {server};" for server in plan.servers)
     text = f"""{f"load_module {module};" if module else ""}
-{_nginx_process(plan.workers, plan.maxconn, as_root)}
+{nginx_process(plan.workers, plan.maxconn, as_root)}
 stream {{
     upstream servers {{
 {servers}
@@ -132,13 +132,13 @@ stream {{
     }}
 }}
 """
-    return Command(_nginx_argv(program, plan.folder), {"nginx.conf": text})
+    return Command(nginx_argv(program, plan.folder), {"nginx.conf": text})
 
 
 def nginx_http(listen: Endpoints, folder: Path, maxconn: int, program: str, as_root: bool) -> Command:
     """The server behind: files named after their size, from memory. One worker."""
     listens = "\n".join(f"        listen {address} backlog=4096;" for address in listen)
-    text = f"""{_nginx_process(1, maxconn, as_root)}
+    text = f"""{nginx_process(1, maxconn, as_root)}
 http {{
     access_log off;
     sendfile on;
@@ -152,14 +152,14 @@ http {{
     }}
 }}
 """
-    return Command(_nginx_argv(program, folder), {"nginx.conf": text})
+    return Command(nginx_argv(program, folder), {"nginx.conf": text})
 
 
-def _nginx_argv(program: str, folder: Path) -> tuple[str, ...]:
+def nginx_argv(program: str, folder: Path) -> tuple[str, ...]:
     return (program, "-p", str(folder), "-e", "stderr", "-c", str(folder / "nginx.conf"))
 
 
-def _nginx_process(workers: int, maxconn: int, as_root: bool) -> str:
+def nginx_process(workers: int, maxconn: int, as_root: bool) -> str:
     """Workers run as who started them, so that they can read a folder that nobody else can."""
     return f"""{"user root root;" if as_root else ""}
 daemon off;

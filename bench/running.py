@@ -217,13 +217,18 @@ class Lab:
     def __exit__(self, *error: object) -> None:
         self._stack.close()
 
-    def server(self, count: int = ADDRESSES, bulk: bool = False) -> Endpoints:
-        """One that listens on `count` addresses: nginx for requests when installed, else bench.server."""
+    def server(
+        self, count: int = ADDRESSES, bulk: bool = False, sizes: Sequence[int] = (0, 1, 16384)
+    ) -> Endpoints:
+        """One that listens on `count` addresses: nginx for requests when installed, else bench.server.
+
+        `sizes`: of what it serves, in bytes, each under its size as its name.
+        """
         addresses = endpoints([f"127.{self._net}.{100 + n // 250}.{n % 250 + 1}" for n in range(count)])
         folder = self._folder()
         program = which("nginx")
         if program and not bulk:
-            for size in (0, 1, 16384):
+            for size in sizes:
                 (folder / str(size)).write_bytes(b"x" * size)
             command = peers.nginx_http(written(addresses), folder, self._maxconn, program, os.geteuid() == 0)
         else:

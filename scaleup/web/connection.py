@@ -1,196 +1,288 @@
-"""One client's connection: aiohttp's server protocol with its gaps closed.
+"""One client's connection: requests in, responses out, in order, until either side has had enough.
 
-head that does not end     `keepalive_timeout`, which aiohttp applies to it as well since 3.14.4
-body that is malformed     told to whoever reads it; aiohttp would let it wait for ever
-slow reader                aborted when it stays behind for `send_timeout`; aiohttp waits for ever
-error, unread body         lingering close (RFC 9112 §9.6): a plain one would reset the connection,
-                           and the reset can overtake the response that says what was wrong
-drain                      aiohttp's own would stop reading the bodies of requests in progress
+head that does not end      closed, when `keepalive` has passed since its first byte
+idle                        closed after `keepalive`
+slow reader                 reset when it stays behind for `send_timeout`
+error, unread body          lingering close (RFC 9112 §9.6): a plain one would reset the connection, and the
+                            reset can overtake the response that says what was wrong
+client that leaves          whoever answers is told by `on_gone`
+drain                       the response in progress is the last one
+many requests at once       others have their turns in between
 """
 
 from __future__ import annotations
 
 import asyncio
-import socket
-import struct
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any
+from dataclasses import dataclass
 
-from aiohttp import StreamReader
-from aiohttp.http_writer import HttpVersion11
-from aiohttp.web import BaseRequest, RequestHandler, Server, StreamResponse
-from aiohttp.web_protocol import RequestPayloadError, _ErrInfo
+from scaleup.processes.tasks import Tasks
+from scaleup.web.body import Body
+from scaleup.web.framing import LAST_CHUNK, chunk, has_body, request_length
+from scaleup.web.problems import Problem
+from scaleup.web.reply import Broken, Reply
+from scaleup.web.stream import Stream
+from scaleup.web.syntax import (
+    END,
+    MAX_HEAD_BYTES,
+    RequestHead,
+    SyntaxFault,
+    members,
+    read_request,
+    refuse_beginning,
+)
 
-MAX_TARGET_BYTES = 8 * 1024
-"""Of a request line; more is answered 414."""
-MAX_FIELD_BYTES = MAX_TARGET_BYTES + 1
-"""Of one header field; more is answered 431. One more than a target may have, so that errors can be told apart."""
-MAX_FIELDS = 100
 LINGER_SECONDS = 1.0
 """How long a client may take to read an error; everything that it sends meanwhile is thrown away."""
-
-_RESET = struct.pack("ii", 1, 0)  # SO_LINGER: on, 0 s
-
-Refuse = Callable[[BaseRequest, BaseException | None], StreamResponse]
+TURN = 16
+"""Requests of one client that are answered in a row, when they have all arrived."""
 
 
-class Connection(RequestHandler):
-    """`refuse(request, error)`: the response to a request that could not be parsed."""
+@dataclass(slots=True)
+class Request:
+    """`peer`: the address at the other end of the connection."""
 
-    __slots__ = ("_is_deaf", "_newest_body", "_refuse", "_send_timeout", "_stalled", "is_finishing")
+    head: RequestHead
+    body: Body
+    peer: str
+    connection: Connection
 
-    def __init__(self, manager: Server, *, refuse: Refuse, send_timeout: float, **options: Any) -> None:
-        super().__init__(manager, **options)
-        self._refuse, self._send_timeout = refuse, send_timeout
-        self._stalled: asyncio.TimerHandle | None = None
-        self._newest_body: StreamReader | None = None
-        self._is_deaf = False
+    def named(self, name: bytes) -> bytes:
+        """The value of a field by its lower-case name; empty when it is absent."""
+        return self.head.named.get(name, b"")
+
+
+Answer = Callable[[Request], Awaitable[Reply]]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """`max_body`: bytes; the others: seconds (see `settings`)."""
+
+    max_body: int
+    keepalive: float
+    send_timeout: float
+    body_timeout: float
+
+
+class Connection(Stream):
+    """`owner` answers, and counts."""
+
+    def __init__(self, owner: Listener) -> None:
+        super().__init__(owner.loop)
+        self._owner, self._limits = owner, owner.limits
         self.is_finishing = False
         """The response in progress, or else the next one, is the last."""
+        self.on_gone: Callable[[], object] | None = None
+        """Called when the client leaves, while its request is answered."""
+        self._is_idle = False
+        self._is_sending = False
+        self._in_a_row = 0
+        self.peer = ""
 
-    def data_received(self, data: bytes) -> None:
-        if self._is_deaf:
-            return
-        super().data_received(data)
-        if not self._messages:
-            return
-        newest, body = self._messages[-1]
-        if not isinstance(newest, _ErrInfo):
-            self._newest_body = body
-            return
-        self._is_deaf = True  # nothing that follows can be understood
-        if self._newest_body is not None and not self._newest_body.is_eof():
-            self._newest_body.set_exception(RequestPayloadError("malformed"))
+    # ----- asyncio.Protocol -----------------------------------------------------------------------
 
-    def handle_error(
-        self,
-        request: BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> StreamResponse:
-        request._version = HttpVersion11  # aiohttp puts 1.0 in place of what it could not parse
-        return self._refuse(request, exc)
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        peername = transport.get_extra_info("peername")
+        self.peer = peername[0] if peername else ""
+        self._owner.opened(self)
 
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        self._stalled = self._loop.call_later(self._send_timeout, self._abort)
-
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        self._not_stalled()
+    def eof_received(self) -> bool:
+        super().eof_received()
+        self._gone()
+        return True  # what it has asked for is answered
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        self._not_stalled()
         super().connection_lost(exc)
+        self._gone()
+        self._owner.closed(self)
 
-    def _not_stalled(self) -> None:
-        if self._stalled is not None:
-            self._stalled.cancel()
-            self._stalled = None
+    def _gone(self) -> None:
+        if self.on_gone is not None:
+            self.on_gone()
+            self.on_gone = None
 
-    def _abort(self) -> None:
-        self._stalled = None
-        reset(self.transport)
-
-    async def finish_response(
-        self, request: BaseRequest, resp: StreamResponse, start_time: float | None
-    ) -> tuple[StreamResponse, bool]:
-        is_unread = not request.content.is_eof()
-        if is_unread:
-            resp.force_close()
-        outcome = await super().finish_response(request, resp, start_time)
-        if self.is_finishing:
-            resp.force_close()  # its head may have gone out before we knew
-        if not resp.keep_alive and (is_unread or resp.status >= 400):
-            await self._linger()
-        return outcome
-
-    async def _linger(self) -> None:
-        transport = self.transport
-        if transport is None or transport.is_closing():
-            return
-        self._is_deaf = True
-        with suppress(RuntimeError):  # it was not paused
-            transport.resume_reading()
-        transport.write_eof()
-        await asyncio.sleep(LINGER_SECONDS)  # ended by connection_lost, which cancels us
-
-    async def start(self) -> None:
-        await super().start()
-        transport = self.transport
-        if self._stalled is None and transport is not None and transport.get_write_buffer_size():
-            # Closing waits until all is sent. A client that takes nothing would keep the connection for ever.
-            self._stalled = self._loop.call_later(self._send_timeout, self._abort)
+    # ----- requests and responses -----------------------------------------------------------------
 
     def finish(self) -> None:
-        """We drain: close now if idle; otherwise the response in progress is the last one."""
+        """We drain: close now if idle."""
         self.is_finishing = True
-        if self._waiter is not None and not self._waiter.done():
-            self.force_close()
+        if self._is_idle:
+            self.close()
+
+    async def serve(self) -> None:
+        """Until the end of the connection. Raises nothing but CancelledError."""
+        try:
+            while await self._serve_one():
+                self._in_a_row += 1
+                if self._in_a_row == TURN:
+                    self._in_a_row = 0
+                    await asyncio.sleep(0)
+        except (TimeoutError, ConnectionError, Broken):
+            self.reset()
+        finally:
+            if self._is_sending:
+                self.reset()
+            self.close()
+
+    async def _serve_one(self) -> bool:
+        """Whether there may be another one."""
+        try:
+            head = await self._next_head()
+            if head is None:
+                return False
+            length = request_length(head)
+        except SyntaxFault as fault:
+            refusal = self._owner.refuse(self.peer, Problem(fault.status, str(fault), close=True))
+            await self._send(refusal, "GET", is_http11=True, is_last=True)
+            await self._linger()
+            return False
+        body = Body(
+            self,
+            length,
+            limit=self._limits.max_body,
+            grace=self._limits.body_timeout,
+            # §10.1.1: an expectation in HTTP/1.0 is ignored
+            is_awaited=head.is_http11 and b"expect" in head.named,
+        )
+        reply = await self._owner.answer(Request(head, body, self.peer, self))
+        self.on_gone = None
+        # RFC 9112 §6.3: without a length and without chunks, the end of the connection is the end of the body
+        is_endless = not head.is_http11 and reply.length is None and has_body(head.method, reply.status)
+        is_last = reply.close or self.is_finishing or is_endless or not _may_go_on(head) or not body.skip()
+        try:
+            await self._send(reply, head.method, is_http11=head.is_http11, is_last=is_last)
+        finally:
+            self._owner.answered(self, reply)
+        if not is_last:
+            return True
+        if reply.status >= 400 or not body.is_complete:
+            await self._linger()
+        else:
+            await self.flush(self.loop.time() + self._limits.send_timeout)
+        return False
+
+    async def _next_head(self) -> RequestHead | None:
+        """None: the client has had enough, or takes too long. Raises SyntaxFault."""
+        deadline, has_begun = self.loop.time() + self._limits.keepalive, False
+        while True:
+            data = self.received
+            if data[:2] == b"\r\n":  # RFC 9112 §2.2: an empty line before the request line is ignored
+                data = self.received = data.lstrip(b"\r\n")
+            if data:
+                end = data.find(END, 0, MAX_HEAD_BYTES)
+                if end >= 0:
+                    return read_request(self.take(end + len(END)))
+                refuse_beginning(data)
+                if not has_begun:
+                    has_begun = True
+                    deadline = self.loop.time() + self._limits.keepalive
+            elif self.is_finishing:
+                return None
+            self._in_a_row = 0
+            self._is_idle = not data
+            try:
+                if not await self.more(deadline):
+                    return None
+            except (TimeoutError, ConnectionError):
+                return None
+            finally:
+                self._is_idle = False
+
+    async def _send(self, reply: Reply, method: str, *, is_http11: bool, is_last: bool) -> None:
+        """Raises TimeoutError and ConnectionError for the client, Broken for the source."""
+        self._is_sending = True
+        source, seconds = reply.source, self._limits.send_timeout
+        sends_body, frame, extra = has_body(method, reply.status), _as_it_is, b""
+        try:
+            if sends_body and reply.length is None and is_http11:
+                frame, extra = chunk, b"Transfer-Encoding: chunked\r\n"
+            if is_last:
+                extra += b"Connection: close\r\n"
+            elif not is_http11:
+                extra += b"Connection: keep-alive\r\n"
+            head = reply.head(extra)
+            self.write(head + reply.content if sends_body and reply.content else head)
+            if sends_body and source is not None:
+                await source.send(self, frame, seconds)
+                if frame is chunk:
+                    self.write(LAST_CHUNK)
+        finally:
+            if source is not None:
+                source.close()
+        self._is_sending = False
+        if not self._may_write:
+            await self.drain(self.loop.time() + seconds)
+
+    async def _linger(self) -> None:
+        """Raises TimeoutError when the client does not take the response."""
+        await self.flush(self.loop.time() + self._limits.send_timeout)
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        deadline = self.loop.time() + LINGER_SECONDS
+        with suppress(TimeoutError, ConnectionError):
+            while await self.more(deadline):
+                self.received = b""
 
 
-def reset(transport: asyncio.Transport | None) -> None:
-    """End a response that cannot be finished, so that nobody can take what came for all of it.
+def _may_go_on(head: RequestHead) -> bool:
+    """RFC 9112 §9.3: whether the client would have the connection kept."""
+    named = head.named.get(b"connection")
+    if named is None:
+        return head.is_http11
+    wanted = members(named)
+    return b"close" not in wanted if head.is_http11 else b"keep-alive" in wanted
 
-    It has to be a reset: a plain close is how a body without a length ends (RFC 9112 §6.3), and it is what
-    `transport.abort()` alone would do.
+
+def _as_it_is(piece: bytes) -> bytes:
+    return piece
+
+
+class Listener:
+    """The protocol factory for `loop.create_server`, and what its connections have in common.
+
+    `answer` raises nothing but CancelledError; `refuse` is the response to what is no request; `sent` is told of
+    each response that has been sent, or not.
     """
-    if transport is not None:
-        with suppress(OSError):  # closed already
-            sock = transport.get_extra_info("socket")
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        transport.abort()
 
-
-class Listener(Server):
-    """The protocol factory for `loop.create_server`. `options`: for Connection."""
-
-    def __init__(self, handler: Callable[[BaseRequest], Awaitable[StreamResponse]], **options: Any) -> None:
-        super().__init__(handler, handler_cancellation=True)
-        self._options = options
-        self._open: set[RequestHandler] = set()
+    def __init__(
+        self,
+        limits: Limits,
+        answer: Answer,
+        refuse: Callable[[str, Problem], Reply],
+    ) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.limits, self.answer, self.refuse = limits, answer, refuse
+        self.open: set[Connection] = set()
+        self._tasks = Tasks()
         self._all_closed = asyncio.Event()
 
-    def __call__(self) -> RequestHandler:
-        return Connection(
-            self,
-            loop=self._loop,
-            access_log=None,
-            auto_decompress=False,  # the body goes on as it came, with its Content-Encoding
-            lingering_time=0.0,  # ours is better: it answers malformed bodies too
-            max_line_size=MAX_TARGET_BYTES,
-            max_field_size=MAX_FIELD_BYTES,
-            max_headers=MAX_FIELDS,
-            read_bufsize=64 * 1024,  # twice as much is held of a body that the application has not taken
-            **self._options,
-        )
+    def __call__(self) -> Connection:
+        return Connection(self)
 
-    def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
-        super().connection_made(handler, transport)
-        self._open.add(handler)
+    def opened(self, connection: Connection) -> None:
+        self.open.add(connection)
+        self._tasks.spawn(connection.serve(), name="client")
 
-    def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
-        super().connection_lost(handler, exc)
-        self._open.discard(handler)
-        if not self._open:
+    def closed(self, connection: Connection) -> None:
+        self.open.discard(connection)
+        if not self.open:
             self._all_closed.set()
 
-    @property
-    def open_connections(self) -> int:
-        return len(self._open)
+    def answered(self, connection: Connection, reply: Reply) -> None:
+        """One response is sent, or was broken off."""
 
     async def drain(self, seconds: float) -> int:
         """Close idle connections at once and busy ones after their responses; returns how many were cut off."""
         self._all_closed.clear()
-        for connection in list(self._open):
-            assert isinstance(connection, Connection)
+        for connection in list(self.open):
             connection.finish()
-        if self._open:
+        if self.open:
             with suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await self._all_closed.wait()
-        left = len(self._open)
-        await self.shutdown(timeout=0.1)
+        left = len(self.open)
+        await self._tasks.cancel()
         return left

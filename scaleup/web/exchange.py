@@ -1,38 +1,29 @@
-"""One exchange with one application server: its response, or how it failed.
+"""One exchange with one application server: a response, or how it failed.
 
 A failure is a value, because it decides what happens next: whether any byte of the request was sent says
 whether it may be sent again (nginx's rule, see `forward`).
 
-Connections are pooled, and closed when idle for less time than the application keeps them. Still, the
-application may close one at the very moment when a request is sent on it; nobody can tell then whether
-that request was processed. aiohttp repeats it when it is idempotent; one that is not gets a connection of
-its own, which costs a handshake and leaves no such doubt.
+The body goes there while the response may already come back. The application's time runs while it has something
+to do: not while we wait for the client.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 
-import aiohttp
-from aiohttp.client_reqrep import ClientRequest, ClientResponse
-from aiohttp.connector import Connection
-from aiohttp.streams import EMPTY_PAYLOAD
-from multidict import CIMultiDict
-from yarl import URL
-
-from scaleup.upstream.pool import Server
+from scaleup.processes.tasks import Tasks
 from scaleup.web.body import Body
-from scaleup.web.headers import Field
+from scaleup.web.framing import LAST_CHUNK, Chunks, chunk, has_body, response_length
+from scaleup.web.problems import Problem
+from scaleup.web.reply import Broken, Frame
+from scaleup.web.stream import Stream
+from scaleup.web.syntax import END, MAX_RESPONSE_HEAD_BYTES, ResponseHead, SyntaxFault, members, read_response
 
-IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "PUT", "DELETE"))
-"""RFC 9110 §9.2.2: the effect of several such requests is that of one."""
-
-READ_BYTES = 64 * 1024
-"""aiohttp stops reading from a server when it holds twice as much that the client has not taken."""
-MAX_FIELD_BYTES = 64 * 1024
-"""Of a response: the application is ours, and policies and cookies get long."""
-_ADDED_BY_AIOHTTP = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
+MAX_INTERIM = 16
+"""Responses of 1xx before the one that counts."""
+_BEGINNING = b"HTTP/1."
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,109 +40,197 @@ class Failure:
     is_final: bool = False
 
 
-class Response(ClientResponse):
-    """An application's response."""
+class Response:
+    """An application's response, of which the head is here: a `Source` of its body."""
+
+    def __init__(
+        self,
+        connection: Stream,
+        head: ResponseHead,
+        length: int | None,
+        method: str,
+        seconds: float,
+        upload: Upload,
+    ) -> None:
+        self.head, self.length = head, length
+        self.connection = connection
+        self.failure: Failure | None = None
+        """How the body failed, if it did."""
+        self._seconds = seconds
+        self._upload = upload
+        self._left = length
+        self._chunks = Chunks() if length is None and b"transfer-encoding" in head.named else None
+        self._is_complete = not has_body(method, head.status) or length == 0
 
     @property
-    def was_cut_off(self) -> bool:
-        """Whether a body that only the connection's end delimits was ended by a reset instead.
+    def may_be_kept(self) -> bool:
+        """Whether its connection is as good as new."""
+        wanted = members(self.head.named.get(b"connection", b""))
+        goes_on = b"close" not in wanted if self.head.is_http11 else b"keep-alive" in wanted
+        return goes_on and self._is_complete and self._upload.is_complete and self.head.status != 101
 
-        aiohttp takes either for the end of the body. Of all others it knows the length.
-        """
-        if self.content is EMPTY_PAYLOAD or "Content-Length" in self.headers or self._protocol is None:
-            return False
-        return "Transfer-Encoding" not in self.headers and isinstance(
-            self._protocol.exception(), aiohttp.ClientOSError
-        )
+    async def send(self, to: Stream, frame: Frame, seconds: float) -> None:
+        """See `Source`."""
+        while piece := await self._next():
+            to.write(frame(piece))
+            await to.drain(to.loop.time() + seconds)
 
-    async def next_piece(self, seconds: float) -> bytes:
-        """What has come of the body, at least a byte; empty at its end. Raises TimeoutError and ClientError.
+    def close(self) -> None:
+        self._upload.stop()
+        if not self._is_complete:
+            self.connection.abort()
 
-        aiohttp has a time-out of its own for this. It drops it when a chunk is malformed, and then waits for
-        ever (3.14.5).
-        """
-        async with asyncio.timeout(seconds):
-            piece = await self.content.readany()
-        if not piece and self.was_cut_off:
-            raise aiohttp.ClientPayloadError("the connection was reset")
+    async def _next(self) -> bytes:
+        """Empty at the end. Raises Broken."""
+        connection = self.connection
+        while not self._is_complete:
+            try:
+                if piece := self._take():
+                    return piece
+                if self._is_complete:
+                    break
+                if await connection.more(connection.loop.time() + self._seconds):
+                    continue
+            except TimeoutError:
+                raise self._broken(
+                    Failure(504, "body_timeout", "the response stopped coming", True)
+                ) from None
+            except SyntaxFault as fault:
+                raise self._broken(Failure(502, "cut_off", str(fault), True)) from None
+            except ConnectionError as error:
+                raise self._broken(Failure(502, "cut_off", str(error), True)) from None
+            if self._left is not None or self._chunks is not None:
+                raise self._broken(Failure(502, "cut_off", "the connection was closed", True))
+            self._is_complete = True  # RFC 9112 §6.3: the end of the connection is the end of the body
+        return b""
+
+    def _take(self) -> bytes:
+        connection = self.connection
+        if self._chunks is not None:
+            piece, done = self._chunks.take(connection.received)
+            connection.take(done)
+            self._is_complete = self._chunks.is_complete
+            return piece
+        if self._left is None:
+            return connection.take(len(connection.received))
+        piece = connection.take(self._left)
+        self._left -= len(piece)
+        self._is_complete = not self._left
         return piece
 
-
-class _Request(ClientRequest):
-    async def send(self, conn: Connection) -> ClientResponse:
-        # What came on an idle connection is nobody's response, but aiohttp would take it for this one's.
-        if conn.protocol is None or conn.protocol.should_close:
-            conn.close()
-            raise aiohttp.ServerDisconnectedError("bytes that nobody asked for")
-        return await super().send(conn)
+    def _broken(self, failure: Failure) -> Broken:
+        self.failure = failure
+        return Broken(failure.detail, failure.status)
 
 
-class Client:
-    """Sends requests to application servers. Make it inside the running loop, and close it.
+class Upload:
+    """The request's body, on its way to the application."""
 
-    `connect_timeout`, `response_timeout`, `keepalive`: seconds.
-    """
+    def __init__(self, to: Stream, body: Body, seconds: float, tasks: Tasks) -> None:
+        self._to, self._body, self._seconds = to, body, seconds
+        self._began = to.loop.time()
+        self._task: asyncio.Task[None] | None = None
+        self.is_complete = body.is_complete
+        if body.is_complete:
+            return
+        if (whole := body.at_hand()) is not None:
+            to.write(whole)
+            self.is_complete = True
+        else:
+            self._task = tasks.spawn(self._run(), name="body of a request")
 
-    def __init__(self, *, connect_timeout: float, response_timeout: float, keepalive: float) -> None:
-        self.response_timeout = response_timeout
-        self._connect_timeout = connect_timeout
-        self._pooled = self._session(aiohttp.TCPConnector(limit=0, keepalive_timeout=keepalive))
-        self._single_use = self._session(aiohttp.TCPConnector(limit=0, force_close=True))
+    def deadline(self) -> float:
+        """Until when the application may take, as it stands now."""
+        since = self._to.loop.time() if self._body.is_slow else self._began
+        return since + self._seconds
 
-    async def send(
-        self, server: Server, method: str, path: str, fields: list[Field], body: Body
-    ) -> Response | Failure:
-        """Send a request; return when the head of the response is there. The caller closes the response.
+    def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
 
-        `path`: with the query, byte for byte as it came. `fields`: UTF-8, without the framing.
-        """
-        session = self._pooled if method in IDEMPOTENT else self._single_use
-        headers = CIMultiDict((name.decode(), value.decode()) for name, value in fields)
-        if body.length:
-            headers["Content-Length"] = str(body.length)
-        body.server_seconds = self.response_timeout
+    async def _run(self) -> None:
+        loop, is_chunked = self._to.loop, self._body.length is None
         try:
-            async with asyncio.timeout(None) as body.server_timer:
-                response = await session.request(
-                    method,
-                    URL(f"http://{server.endpoint}{path}", encoded=True),
-                    headers=headers,
-                    data=None if body.length == 0 else body,
-                    allow_redirects=False,
-                )
-        except aiohttp.ConnectionTimeoutError:
-            detail = f"no connection within {self._connect_timeout:g} s"
-            return Failure(504, "connect_timeout", detail, was_sent=False)
-        except aiohttp.ClientConnectorError as error:
-            return Failure(502, "connect", str(error.os_error), was_sent=False)
+            while piece := await self._body.next_piece():
+                self._to.write(chunk(piece) if is_chunked else piece)
+                self._began = loop.time()
+                await self._to.drain(self._began + self._seconds)
+            if is_chunked:
+                self._to.write(LAST_CHUNK)
+            self._began = loop.time()
+            self.is_complete = True
+        except Problem as problem:
+            self._body.problem = problem
+            self._to.abort()
+        except (TimeoutError, ConnectionError):
+            pass  # whoever waits for the response finds the same
+
+
+async def exchange(
+    connection: Stream,
+    request: bytes,
+    method: str,
+    body: Body,
+    seconds: float,
+    tasks: Tasks,
+    interim: Callable[[ResponseHead], None],
+) -> Response | Failure:
+    """Send a request; return when the head of the response is here. The connection is lost with a Failure.
+
+    `request`: its head. `seconds`: for the application. `interim`: told of 1xx, but not of 100. It may be
+    the client that failed: see `body.problem`.
+    """
+    upload: Upload | None = None
+    outcome: Response | Failure
+    try:
+        connection.write(request)
+        upload = Upload(connection, body, seconds, tasks)
+        outcome = await _response(connection, method, seconds, upload, interim)
+    except TimeoutError:
+        detail = f"no response within {seconds:g} s"
+        outcome = Failure(504, "response_timeout", detail, was_sent=True)
+    except ConnectionError as error:
+        outcome = Failure(502, "disconnected", str(error), was_sent=True)
+    except SyntaxFault as fault:
+        outcome = Failure(502, "garbage", str(fault), was_sent=True, is_final=True)
+    except asyncio.CancelledError:
+        connection.abort()
+        if upload is not None:
+            upload.stop()
+        raise
+    if isinstance(outcome, Failure):
+        connection.abort()
+        if upload is not None:
+            upload.stop()
+    return outcome
+
+
+async def _response(
+    connection: Stream, method: str, seconds: float, upload: Upload, interim: Callable[[ResponseHead], None]
+) -> Response:
+    """Raises SyntaxFault, TimeoutError, ConnectionError."""
+    for _ in range(MAX_INTERIM):
+        head = read_response(await _head(connection, upload))
+        if head.status >= 200 or head.status == 101:
+            return Response(connection, head, response_length(method, head), method, seconds, upload)
+        if head.status != 100:
+            interim(head)
+    raise SyntaxFault(502, "too many responses of 1xx")
+
+
+async def _head(connection: Stream, upload: Upload) -> bytes:
+    deadline = upload.deadline()
+    while True:
+        data = connection.received
+        end = data.find(END, 0, MAX_RESPONSE_HEAD_BYTES)
+        if end >= 0:
+            return connection.take(end + len(END))
+        if data[: len(_BEGINNING)] != _BEGINNING[: len(data)] or len(data) >= MAX_RESPONSE_HEAD_BYTES:
+            raise SyntaxFault(502, "the response is not HTTP/1.1, or its head is too large")
+        try:
+            if not await connection.more(deadline):
+                raise ConnectionResetError("the connection was closed")
         except TimeoutError:
-            detail = f"no response within {self.response_timeout:g} s"
-            return Failure(504, "response_timeout", detail, was_sent=True)
-        except aiohttp.ClientResponseError as error:
-            return Failure(502, "garbage", str(error.message), was_sent=True, is_final=True)
-        except (aiohttp.ClientError, OSError) as error:
-            return Failure(502, "disconnected", str(error), was_sent=True)
-        finally:
-            body.server_timer = None
-        assert isinstance(response, Response)
-        return response
-
-    async def close(self) -> None:
-        await self._pooled.close()
-        await self._single_use.close()
-
-    def _session(self, connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
-        return aiohttp.ClientSession(
-            connector=connector,
-            request_class=_Request,
-            response_class=Response,
-            cookie_jar=aiohttp.DummyCookieJar(),  # one client's cookies are no other's
-            skip_auto_headers=_ADDED_BY_AIOHTTP,
-            auto_decompress=False,
-            read_bufsize=READ_BYTES,
-            max_line_size=8 * 1024,
-            max_field_size=MAX_FIELD_BYTES,
-            timeout=aiohttp.ClientTimeout(
-                total=None, connect=self._connect_timeout, sock_read=self.response_timeout
-            ),
-        )
+            deadline = upload.deadline()
+            if deadline <= connection.loop.time():
+                raise

@@ -8,7 +8,10 @@ Trying again follows nginx's `proxy_next_upstream error timeout`:
     an answer that is not HTTP                 502                                 502
     after the head went to the client          its connection is aborted           likewise
 
-There are at most `tries`, and none begins later than RETRY_SECONDS after the request came.
+There are at most `tries`, and none begins later than RETRY_SECONDS after the request came. A request that may be
+repeated goes to a connection that was used before, if there is one, and when just that has been closed meanwhile,
+once more to the same server. One that may not be repeated gets a connection of its own: it costs a handshake
+and leaves no doubt.
 
 A client that leaves cancels what it only wanted to read. A write whose body had arrived is seen through: to
 break it off would stop nothing, only nobody would know how it ended.
@@ -18,39 +21,36 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
-import aiohttp
-from aiohttp.web import BaseRequest
-
+from scaleup.processes.logs import LimitedLog
 from scaleup.processes.tasks import Tasks
 from scaleup.upstream.balance import client_key
 from scaleup.upstream.pool import Pool, Server
-from scaleup.web.body import Body
-from scaleup.web.connection import reset
-from scaleup.web.exchange import IDEMPOTENT, Client, Failure, Response
-from scaleup.web.headers import (
-    Field,
-    Hop,
-    InvalidResponse,
-    response_length,
-    to_application,
-    to_client,
-    value_of,
-)
+from scaleup.web.connection import Request
+from scaleup.web.exchange import Failure, Response, exchange
+from scaleup.web.headers import Hop, request_id_of, to_application, to_client, upgrade_of
 from scaleup.web.metrics import Metrics
+from scaleup.web.origin import Origin
 from scaleup.web.problems import RETRY_AFTER, Problem
-from scaleup.web.reply import Reply
+from scaleup.web.reply import Frame, Reply, lines_of
+from scaleup.web.stream import Stream
+from scaleup.web.syntax import ResponseHead
 from scaleup.web.targets import Target
+from scaleup.web.tunnel import tunnel
 
 log = logging.getLogger(__name__)
 
+IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "PUT", "DELETE"))
+"""RFC 9110 §9.2.2: the effect of several such requests is that of one."""
 RETRY_SECONDS = 10.0
 """A person waits about so long; a server that failed later than that has failed for good."""
+LOG_EVERY_SECONDS = 1.0
 
 _READS = frozenset(("GET", "HEAD", "OPTIONS"))
+_MAY_HAVE_BODY = frozenset(("POST", "PUT", "PATCH"))
 _TOLD = {
     502: "The application did not answer properly.",
     504: "The application did not answer in time.",
@@ -58,134 +58,187 @@ _TOLD = {
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """`max_body`: bytes. `body_grace`: seconds."""
+class Rules:
+    """See `settings`; seconds, bytes."""
 
     tries: int
-    max_body: int
-    body_grace: float
+    connect_timeout: float
+    response_timeout: float
+    tunnel_timeout: float
+    keepalive: float
     trusted: tuple[IPv4Network | IPv6Network, ...]
 
 
 class Forwarder:
-    """Answers requests with the responses of application servers. `name`: ours, in Via and X-Served-By."""
+    """Answers requests with the responses of application servers. `name`: ours, in Via and X-Served-By.
 
-    def __init__(self, name: str, pool: Pool, client: Client, limits: Limits, metrics: Metrics) -> None:
-        self._name, self._pool, self._client = name.encode(), pool, client
-        self._limits, self._metrics = limits, metrics
-        self._writes = Tasks()
-        self._complained: dict[tuple[str, str], float] = {}
+    `new_id`: gives the ids of requests that came without. Made inside the running loop; to be closed.
+    """
 
-    async def respond(self, request: BaseRequest, target: Target) -> Reply:
+    def __init__(
+        self, name: str, pool: Pool, rules: Rules, metrics: Metrics, new_id: Callable[[], bytes]
+    ) -> None:
+        self._name, self._pool = name.encode(), pool
+        self._rules, self._metrics, self._new_id = rules, metrics, new_id
+        self._loop = asyncio.get_running_loop()
+        self._origins = {server.name: Origin(server, rules.keepalive) for server in pool.servers}
+        self._tasks = Tasks()
+        self._limited = LimitedLog(log, LOG_EVERY_SECONDS, self._loop.time)
+
+    async def respond(self, request: Request, target: Target) -> Reply:
         """The application's response. Raises Problem when there is none."""
-        body = Body(request, limit=self._limits.max_body, grace=self._limits.body_grace)
+        head, body = request.head, request.body
+        body.refuse_large()
         hop = self._hop(request, target)
-        fields = to_application(request.raw_headers, hop)
-        _refuse_undecodable(fields)
-        key = client_key(hop.peer.decode()) if hop.peer else None
-        last_try = asyncio.get_running_loop().time() + RETRY_SECONDS
+        upgrade = (
+            upgrade_of(head.named) if head.method == "GET" and body.is_complete and head.is_http11 else None
+        )
+        message = self._message(request, target, hop, upgrade)
+        key = client_key(request.peer) if self._pool.needs_key and request.peer else None
+        last_try = self._loop.time() + RETRY_SECONDS
+        task = asyncio.current_task()
+        assert task is not None
+        request.connection.on_gone = task.cancel
         tried: dict[str, Failure] = {}
-        while len(tried) < self._limits.tries:
+        while len(tried) < self._rules.tries:
             server = self._pool.choose(key, tried)
             if server is None:
                 break
             self._pool.acquire(server)
             try:
-                outcome = await self._send(server, request.method, target.raw, fields, body)
-                if isinstance(outcome, Response):
-                    return await self._relay(request, server, outcome, body)
-            finally:
+                outcome = await self._try(server, request, message, hop, upgrade)
+            except BaseException:
                 self._pool.release(server)
-            if body.problem:
+                raise
+            if isinstance(outcome, Response):
+                return self._relay(request, server, outcome, hop)
+            self._pool.release(server)
+            if body.problem is not None:
                 raise body.problem  # the client's failure, not the server's
             self._failed(server, outcome)
             tried[server.name] = outcome
-            if not _may_try_again(request.method, outcome, body):
-                break
-            if asyncio.get_running_loop().time() > last_try:
+            if not _may_try_again(head.method, outcome, request) or self._loop.time() > last_try:
                 break
         raise self._problem(list(tried.values()))
 
     async def close(self) -> None:
-        await self._writes.cancel()
-        await self._client.close()
+        await self._tasks.cancel()
+        for origin in self._origins.values():
+            origin.close()
 
-    async def _send(
-        self, server: Server, method: str, path: str, fields: list[Field], body: Body
+    # ----- one try --------------------------------------------------------------------------------
+
+    async def _try(
+        self, server: Server, request: Request, message: bytes, hop: Hop, upgrade: bytes | None
     ) -> Response | Failure:
-        exchange = self._client.send(server, method, path, fields, body)
-        if method in _READS:
-            return await exchange
-        task = self._writes.spawn(exchange, name=f"{method} at {server.name}")
+        attempt = self._exchange(server, request, message, hop)
+        if request.head.method in _READS:
+            outcome = await attempt
+        else:
+            task = self._tasks.spawn(attempt, name=f"{request.head.method} at {server.name}")
+            try:
+                outcome = await asyncio.shield(task)
+            except asyncio.CancelledError:
+                self._pool.acquire(server)  # the client has gone, but the server is still busy with it
+
+                def finished(task: asyncio.Task[Response | Failure]) -> None:
+                    self._pool.release(server)
+                    _close_unread(task)
+
+                task.add_done_callback(finished)
+                raise
+        if isinstance(outcome, Response) and outcome.head.status == 101 and upgrade is None:
+            outcome.close()
+            outcome.connection.close()
+            return Failure(502, "garbage", "101 without a request for it", was_sent=True, is_final=True)
+        return outcome
+
+    async def _exchange(
+        self, server: Server, request: Request, message: bytes, hop: Hop
+    ) -> Response | Failure:
+        origin, method, body = self._origins[server.name], request.head.method, request.body
+        seconds = self._rules.response_timeout
+
+        def interim(head: ResponseHead) -> None:
+            if request.head.is_http11 and not request.connection.is_lost:
+                fields = to_client(head.fields, head.named, hop)
+                request.connection.write(b"HTTP/1.1 %d \r\n%b\r\n" % (head.status, lines_of(fields)))
+
+        if method in IDEMPOTENT and (used := origin.reuse()) is not None:
+            outcome = await exchange(used, message, method, body, seconds, self._tasks, interim)
+            if isinstance(outcome, Response) or outcome.reason != "disconnected" or body.has_begun:
+                return outcome
         try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            self._pool.acquire(server)  # the client has gone, but the server is still busy with it
-
-            def finished(task: asyncio.Task[Response | Failure]) -> None:
-                self._pool.release(server)
-                _close_unread(task)
-
-            task.add_done_callback(finished)
-            raise
-
-    async def _relay(self, request: BaseRequest, server: Server, response: Response, body: Body) -> Reply:
-        """Stream a response to the client. Raises Problem as long as nothing was sent."""
-        try:
-            reply = self._head(request, server, response)
-            if not body.is_complete:
-                reply.force_close()  # an early response: what still comes of the body is not read
-            await reply.prepare(request)
-            while piece := await self._read(request, server, response):
-                await reply.write(piece)
-        finally:
-            # Returned to the pool already if it was read to the end; whatever is not clean is closed.
-            response.close()
-        return reply
-
-    def _head(self, request: BaseRequest, server: Server, response: Response) -> Reply:
-        fields = response.raw_headers
-        try:
-            if response.status < 200:
-                raise InvalidResponse(f"status {response.status}")
-            length = response_length(request.method, response.status, fields)
-            to_send = to_client(fields, self._name)
-        except InvalidResponse as error:
-            self._failed(server, Failure(502, "garbage", str(error), was_sent=True))
-            raise Problem(502, _TOLD[502]) from None
-        return Reply(response.status, to_send, length=length)
-
-    async def _read(self, request: BaseRequest, server: Server, response: Response) -> bytes:
-        """The next piece of a response; empty at its end. A response that is cut off ends the connection."""
-        try:
-            return await response.next_piece(self._client.response_timeout)
+            connection = await origin.connect(self._rules.connect_timeout)
         except TimeoutError:
-            failure = Failure(504, "body_timeout", "the response stopped coming", was_sent=True)
-        except (aiohttp.ClientError, OSError) as error:
-            failure = Failure(502, "cut_off", str(error), was_sent=True)
-        self._failed(server, failure)
-        reset(request.transport)
-        raise ConnectionAbortedError("the response was cut off")
+            detail = f"no connection within {self._rules.connect_timeout:g} s"
+            return Failure(504, "connect_timeout", detail, was_sent=False)
+        except OSError as error:
+            return Failure(502, "connect", str(error), was_sent=False)
+        return await exchange(connection, message, method, body, seconds, self._tasks, interim)
 
-    def _hop(self, request: BaseRequest, target: Target) -> Hop:
-        peer = request.remote or ""
+    # ----- the way there --------------------------------------------------------------------------
+
+    def _message(self, request: Request, target: Target, hop: Hop, upgrade: bytes | None) -> bytes:
+        """The head of the request to the application."""
+        head, body = request.head, request.body
+        fields = to_application(head.fields, head.named, hop)
+        fields.append((b"X-Request-Timeout", b"%g" % self._rules.response_timeout))
+        if upgrade is not None:
+            fields += ((b"Connection", b"upgrade"), (b"Upgrade", upgrade))
+        if body.length is None:
+            fields.append((b"Transfer-Encoding", b"chunked"))
+        elif body.length or head.method in _MAY_HAVE_BODY:
+            fields.append((b"Content-Length", b"%d" % body.length))
+        return b"%b %b HTTP/1.1\r\n%b\r\n" % (head.method.encode(), target.raw.encode(), lines_of(fields))
+
+    def _hop(self, request: Request, target: Target) -> Hop:
+        named, peer = request.head.named, request.peer
         return Hop(
             name=self._name,
-            version=b"%d.%d" % request.version,
+            version=b"1.1" if request.head.is_http11 else b"1.0",
             peer=peer.encode(),
-            peer_is_trusted=_is_in(peer, self._limits.trusted),
+            peer_is_trusted=bool(self._rules.trusted) and _is_in(peer, self._rules.trusted),
             scheme=b"http",
             # RFC 9112 §3.2.2: a host in the target replaces the field
-            host=target.authority or value_of(request.raw_headers, b"host"),
+            host=target.authority or named.get(b"host", b""),
+            request_id=request_id_of(named, self._new_id()),
         )
 
+    # ----- the way back ---------------------------------------------------------------------------
+
+    def _relay(self, request: Request, server: Server, response: Response, hop: Hop) -> Reply:
+        head = response.head
+        source = _Relayed(self, server, response)
+        fields = to_client(head.fields, head.named, hop)
+        if head.status == 101:
+            fields += ((b"Connection", b"upgrade"), (b"Upgrade", head.named.get(b"upgrade", b"")))
+            return Reply(101, fields, source=_Tunnelled(source, self._rules.tunnel_timeout), close=True)
+        return Reply(
+            head.status,
+            fields,
+            # RFC 9110 §8.6: none in 204
+            length=None if head.status == 204 else response.length,
+            source=source,
+            close=not request.body.is_complete,  # an early response: what still comes of the body is not read
+        )
+
+    def done_with(self, server: Server, response: Response) -> None:
+        """The response was sent, or will not be."""
+        response.close()
+        self._pool.release(server)
+        if response.failure is not None:
+            self._failed(server, response.failure)
+        if response.may_be_kept:
+            self._origins[server.name].keep(response.connection)
+        else:
+            response.connection.close()
+
     def _failed(self, server: Server, failure: Failure) -> None:
-        """Count it, and log it at most once a second for each server and reason."""
         self._metrics.upstream_failures.labels(server.name, failure.reason).inc()
-        now, what = asyncio.get_running_loop().time(), (server.name, failure.reason)
-        if now - self._complained.get(what, -1.0) >= 1.0:
-            self._complained[what] = now
-            log.warning("%s (%s): %s", server.name, server.endpoint, failure.detail)
+        self._limited.warning(
+            f"{server.name} {failure.reason}", f"{server.name} ({server.endpoint}): {failure.detail}"
+        )
 
     def _problem(self, failures: Sequence[Failure]) -> Problem:
         if failures:
@@ -196,19 +249,38 @@ class Forwarder:
         return Problem(503, "No application server is up; try again soon.", fields=[RETRY_AFTER])
 
 
-def _may_try_again(method: str, failure: Failure, body: Body) -> bool:
+class _Relayed:
+    """The body of a response, as a `Source` that takes care of its server."""
+
+    __slots__ = ("_forwarder", "_server", "response")
+
+    def __init__(self, forwarder: Forwarder, server: Server, response: Response) -> None:
+        self._forwarder, self._server, self.response = forwarder, server, response
+
+    async def send(self, to: Stream, frame: Frame, seconds: float) -> None:
+        await self.response.send(to, frame, seconds)
+
+    def close(self) -> None:
+        self._forwarder.done_with(self._server, self.response)
+
+
+class _Tunnelled:
+    """What follows 101 (RFC 9110 §7.8): bytes of another protocol, both ways."""
+
+    def __init__(self, relayed: _Relayed, seconds: float) -> None:
+        self._relayed, self._seconds = relayed, seconds
+
+    async def send(self, to: Stream, frame: Frame, seconds: float) -> None:
+        await tunnel(to, self._relayed.response.connection, self._seconds)
+
+    def close(self) -> None:
+        self._relayed.close()
+
+
+def _may_try_again(method: str, failure: Failure, request: Request) -> bool:
     if failure.is_final:
         return False
-    return not failure.was_sent or (method in IDEMPOTENT and not body.has_begun)
-
-
-def _refuse_undecodable(fields: Sequence[Field]) -> None:
-    """aiohttp's client would leave out bytes that are not UTF-8, and so send another value."""
-    try:
-        for _, value in fields:
-            value.decode()
-    except UnicodeDecodeError:
-        raise Problem(400, "A header field is not UTF-8.") from None
+    return not failure.was_sent or (method in IDEMPOTENT and not request.body.has_begun)
 
 
 def _is_in(peer: str, networks: Sequence[IPv4Network | IPv6Network]) -> bool:
@@ -222,3 +294,4 @@ def _is_in(peer: str, networks: Sequence[IPv4Network | IPv6Network]) -> bool:
 def _close_unread(task: asyncio.Task[Response | Failure]) -> None:
     if not task.cancelled() and task.exception() is None and isinstance(outcome := task.result(), Response):
         outcome.close()
+        outcome.connection.close()

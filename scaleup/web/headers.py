@@ -1,27 +1,20 @@
-"""Header fields: what is refused, stripped, added, and written anew on both ways through the web server.
+"""Header fields: what is stripped and added on both ways through the web server. ●
 
-A field is a pair of bytes, name and value, as it stood on the wire: values are opaque (RFC 9110 §5.5), so
-nothing is decoded and encoded again. Order and duplicates stay as they were. Three kinds of fields never
-go through as they came:
+Order and duplicates stay as they were, and values are passed on byte for byte. Three kinds of fields never go
+through as they came:
 
 - Fields about one connection (RFC 9110 §7.6.1), and those that `Connection` names.
-- Framing. Two parsers that disagree on where a message ends are how requests get smuggled, so the length
-  is taken from our parser and said again in our own words: never a Content-Length beside a Transfer-Encoding.
+- Framing: said again in our own words (`framing`).
 - Claims about the client (X-Forwarded-*, Forwarded), unless the peer is one that we were told to trust.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from scaleup.web.problems import Problem
-
-Field = tuple[bytes, bytes]
-
-MAX_HEAD_BYTES = 32 * 1024
-"""All fields of a request together; nginx's large_client_header_buffers come to the same."""
+from scaleup.web.syntax import Field, members
 
 _HOP_BY_HOP = frozenset(
     b"connection proxy-connection keep-alive te trailer transfer-encoding upgrade".split()
@@ -31,25 +24,21 @@ _HOP_BY_HOP = frozenset(
 # Connection cannot name these away: an application would take a request without Host for another site's.
 _NEVER_NAMED = frozenset((b"host", b"content-length"))
 # Answered here or written anew. `Proxy` would become HTTP_PROXY in a CGI program's environment (httpoxy).
-_REQUEST_ONLY = frozenset(b"host content-length expect proxy forwarded x-real-ip via".split())
-_RESPONSE_ONLY = frozenset(b"content-length server via x-served-by".split())
+_REQUEST_ONLY = frozenset(b"host content-length expect proxy forwarded x-real-ip via x-request-id".split())
+_RESPONSE_ONLY = frozenset(b"content-length server via x-served-by x-request-id".split())
+_NOT_TO_APPLICATION = _HOP_BY_HOP | _REQUEST_ONLY
+_NOT_TO_CLIENT = _HOP_BY_HOP | _RESPONSE_ONLY
 
-_TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_LENGTH = re.compile(rb"[0-9]{1,18}")
-_UNSAFE_IN_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
-_HOST = re.compile(rb"(?:[0-9A-Za-z._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
-
-
-class InvalidResponse(Exception):
-    """An application's response head that cannot be passed on."""
+_REQUEST_ID = re.compile(rb"[0-9A-Za-z._:/+=-]{1,128}")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Hop:
     """What this server knows about a request beside its fields.
 
     `name`: ours, as it appears in Via and X-Served-By. `version`: the client's, `1.0` or `1.1`. `peer`: the
     address at the other end of the connection. `host`: the site asked for, from the target or from Host.
+    `request_id`: ours, unless the request has a usable one.
     """
 
     name: bytes
@@ -58,139 +47,72 @@ class Hop:
     peer_is_trusted: bool
     scheme: bytes
     host: bytes
+    request_id: bytes
 
 
-def value_of(fields: Iterable[Field], name: bytes) -> bytes:
-    """The first value of the field with this lower-case name; empty when it is absent."""
-    return next((value for key, value in fields if key.lower() == name), b"")
+def request_id_of(named: Mapping[bytes, bytes], ours: bytes) -> bytes:
+    """The id that the request came with, if it can stand in a log; else `ours`."""
+    given = named.get(b"x-request-id")
+    return given if given and _REQUEST_ID.fullmatch(given) else ours
 
 
-def members_of(fields: Iterable[Field], name: bytes) -> list[bytes]:
-    """The members of a list-based field, over all its lines, in lower case (RFC 9110 §5.6.1)."""
-    lines = (value for key, value in fields if key.lower() == name)
-    return [member for line in lines for part in line.split(b",") if (member := part.strip().lower())]
+def to_application(fields: Sequence[Field], named: Mapping[bytes, bytes], hop: Hop) -> list[Field]:
+    """A request's fields as the application gets them, without the framing. `named`: see `RequestHead`."""
+    dropped = _dropped(named, _NOT_TO_APPLICATION)
+    sent: list[Field] = [(b"Host", hop.host)] if hop.host else []
+    sent += [
+        field
+        for field in fields
+        if (name := field[0].lower()) not in dropped and not name.startswith(b"x-forwarded-")
+    ]
+    chain, proto, host = hop.peer, hop.scheme, hop.host
+    if hop.peer_is_trusted:
+        # A trusted peer's own claims are kept, and it is added to them.
+        chain = b", ".join(filter(None, (named.get(b"x-forwarded-for"), hop.peer)))
+        proto = named.get(b"x-forwarded-proto") or proto
+        host = named.get(b"x-forwarded-host") or host
+    via = hop.version + b" " + hop.name
+    if b"via" in named:
+        via = named[b"via"] + b", " + via
+    if chain:
+        sent.append((b"X-Forwarded-For", chain))
+    sent.append((b"X-Forwarded-Proto", proto))
+    if host:
+        sent.append((b"X-Forwarded-Host", host))
+    sent.append((b"Via", via))
+    sent.append((b"X-Request-Id", hop.request_id))
+    return sent
 
 
-def refuse_ambiguous(version: tuple[int, int], fields: Sequence[Field]) -> None:
-    """Raise Problem for a request that aiohttp's parser lets through and another parser may read differently."""
-    if version not in ((1, 0), (1, 1)):
-        raise Problem(400, "This server speaks HTTP/1.1 and HTTP/1.0.", close=True)
-    if sum(len(name) + len(value) + 4 for name, value in fields) > MAX_HEAD_BYTES:
-        raise Problem(431, "The header fields are too large together.", close=True)
-    for name, _ in fields:
-        if b"_" in name:
-            # CGI, WSGI and their kin read Content_Length as they read Content-Length.
-            raise Problem(400, "A header field has an underscore in its name.", close=True)
-    if not _HOST.fullmatch(value_of(fields, b"host")):
-        raise Problem(400, "The Host field is not a host.", close=True)
-    codings = members_of(fields, b"transfer-encoding")
-    if codings and version == (1, 0):
-        # RFC 9112 §6.1: "MUST treat the message as if the framing is faulty"
-        raise Problem(400, "HTTP/1.0 has no Transfer-Encoding.", close=True)
-    if codings not in ([], [b"chunked"]):
-        # §6.1: "a transfer coding it does not understand SHOULD respond with 501"
-        raise Problem(501, "This server knows no Transfer-Encoding but chunked.", close=True)
-    expected = members_of(fields, b"expect")
-    if expected not in ([], [b"100-continue"]):
-        raise Problem(417, "This server knows no expectation but 100-continue.", close=True)
+def to_client(fields: Sequence[Field], named: Mapping[bytes, bytes], hop: Hop) -> list[Field]:
+    """A response's fields as the client gets them, without the framing."""
+    dropped = _dropped(named, _NOT_TO_CLIENT)
+    sent = [field for field in fields if field[0].lower() not in dropped]
+    if b"x-content-type-options" not in named:
+        sent.append((b"X-Content-Type-Options", b"nosniff"))
+    via, served_by = b"1.1 " + hop.name, hop.name
+    if b"via" in named:
+        via = named[b"via"] + b", " + via
+    if b"x-served-by" in named:
+        served_by = served_by + b", " + named[b"x-served-by"]
+    sent += ((b"Via", via), (b"X-Served-By", served_by), (b"X-Request-Id", hop.request_id))
+    return sent
 
 
-def request_length(fields: Sequence[Field]) -> int | None:
-    """The length of a request's body in bytes; None when it is chunked. The fields were not refused."""
-    if members_of(fields, b"transfer-encoding"):
+def upgrade_of(named: Mapping[bytes, bytes]) -> bytes | None:
+    """The protocol that a request would change to; None: it would not, or not to one that goes through a proxy.
+
+    HTTP/2 (`h2c`) and TLS are matters of this connection, not of the application's.
+    """
+    if b"upgrade" not in named or b"upgrade" not in members(named.get(b"connection", b"")):
         return None
-    return int(value_of(fields, b"content-length") or b"0")
+    wanted = members(named[b"upgrade"])
+    if not wanted or any(protocol.startswith((b"h2", b"http/", b"tls/")) for protocol in wanted):
+        return None
+    return named[b"upgrade"]
 
 
-def wants_continue(version: tuple[int, int], fields: Sequence[Field]) -> bool:
-    """RFC 9110 §10.1.1: an expectation in HTTP/1.0 is ignored."""
-    return version == (1, 1) and bool(members_of(fields, b"expect"))
-
-
-def to_application(fields: Sequence[Field], hop: Hop) -> list[Field]:
-    """A request's fields as the application gets them, without the framing."""
-    dropped = _about_the_connection(fields) | _REQUEST_ONLY
-    kept = [
-        (name, value)
-        for name, value in fields
-        if (lower := name.lower().replace(b"_", b"-")) not in dropped
-        and not lower.startswith(b"x-forwarded-")
-    ]
-    host = [(b"Host", hop.host)] if hop.host else []
-    return [*host, *_one_spelling(kept), *_forwarding(fields, hop)]
-
-
-def _forwarding(fields: Sequence[Field], hop: Hop) -> list[Field]:
-    """Who asked, and how. A trusted peer's own claims are kept, and it is added to them."""
-
-    def claimed(name: bytes) -> bytes:
-        return value_of(fields, name) if hop.peer_is_trusted else b""
-
-    chain = [value for name, value in fields if name.lower() == b"x-forwarded-for" and hop.peer_is_trusted]
-    via = [value for name, value in fields if name.lower() == b"via"]
-    added = [
-        (b"X-Forwarded-For", b", ".join([*chain, hop.peer])),
-        (b"X-Forwarded-Proto", claimed(b"x-forwarded-proto") or hop.scheme),
-        (b"X-Forwarded-Host", claimed(b"x-forwarded-host") or hop.host),
-        (b"Via", b", ".join([*via, hop.version + b" " + hop.name])),
-    ]
-    return [(name, value) for name, value in added if value]
-
-
-def to_client(fields: Sequence[Field], name: bytes) -> list[Field]:
-    """A response's fields as the client gets them, without the framing. `name`: ours.
-
-    Raises InvalidResponse when a field could be read as something else by the next parser.
-    """
-    for key, value in fields:
-        if not _TOKEN.fullmatch(key) or _UNSAFE_IN_VALUE.search(value):
-            raise InvalidResponse("a header field with characters that it cannot have")
-    dropped = _about_the_connection(fields) | _RESPONSE_ONLY
-    kept = [(key, value) for key, value in fields if key.lower() not in dropped]
-    served_by = [value for key, value in fields if key.lower() == b"x-served-by"]
-    via = [value for key, value in fields if key.lower() == b"via"]
-    if not value_of(fields, b"x-content-type-options"):
-        kept.append((b"X-Content-Type-Options", b"nosniff"))
-    kept.append((b"Via", b", ".join([*via, b"1.1 " + name])))
-    kept.append((b"X-Served-By", b", ".join([name, *served_by])))
-    return kept
-
-
-def response_length(method: str, status: int, fields: Sequence[Field]) -> int | None:
-    """The length of the body that a response announces; None when only its end tells.
-
-    For HEAD and 304 it is the length that GET would have. Raises InvalidResponse when the framing is
-    ambiguous: the response parser is lenient, and what it guessed must not be passed on as a fact.
-    """
-    codings = members_of(fields, b"transfer-encoding")
-    if codings not in ([], [b"chunked"]):
-        raise InvalidResponse("a Transfer-Encoding other than chunked")
-    lengths = set(members_of(fields, b"content-length"))
-    if lengths and codings and method != "HEAD":
-        raise InvalidResponse("a Content-Length beside a Transfer-Encoding")
-    if not lengths or codings:
-        return 0 if status == 204 else None
-    if len(lengths) > 1 or not _LENGTH.fullmatch(length := lengths.pop()):
-        raise InvalidResponse("a Content-Length that is not one number")
-    return int(length)
-
-
-def head(status: int, reason: bytes, fields: Iterable[Field]) -> bytes:
-    """The head of a response, up to and with the empty line."""
-    lines = [b"HTTP/1.1 %d %b" % (status, reason), *(name + b": " + value for name, value in fields)]
-    return b"\r\n".join(lines) + b"\r\n\r\n"
-
-
-def _about_the_connection(fields: Iterable[Field]) -> frozenset[bytes]:
-    """The names that end at this hop. RFC 9110 §7.6.1: those that Connection lists are among them."""
-    named = members_of(fields, b"connection")
-    return _HOP_BY_HOP.union(named) - _NEVER_NAMED if named else _HOP_BY_HOP
-
-
-def _one_spelling(fields: Iterable[Field]) -> list[Field]:
-    """Let duplicates share the first one's spelling.
-
-    aiohttp's client drops the first of two fields that differ only in case (`Accept` and `accept`).
-    """
-    spelling: dict[bytes, bytes] = {}
-    return [(spelling.setdefault(name.lower(), name), value) for name, value in fields]
+def _dropped(named: Mapping[bytes, bytes], always: frozenset[bytes]) -> frozenset[bytes]:
+    """RFC 9110 §7.6.1: the names that Connection lists end at this hop."""
+    listed = named.get(b"connection")
+    return always if listed is None else always.union(members(listed)) - (_NEVER_NAMED - always)

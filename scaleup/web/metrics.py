@@ -32,5 +32,12 @@ class Metrics:
             registry=registry,
         )
 
+        self._answered: dict[tuple[str, int], Counter] = {}  # to look labels up costs more than to count
+
     def answered(self, kind: str, status: int) -> None:
-        self.requests.labels(kind, "499" if status == 499 else f"{status // 100}xx").inc()
+        code = status if status == 499 else status // 100
+        counter = self._answered.get((kind, code))
+        if counter is None:
+            label = "499" if status == 499 else f"{code}xx"
+            counter = self._answered[kind, code] = self.requests.labels(kind, label)
+        counter.inc()

@@ -11,10 +11,11 @@ from scaleup.upstream.balance import algorithm
 from scaleup.upstream.checks import Checker
 from scaleup.upstream.health import Change
 from scaleup.upstream.pool import Pool, Server
-from scaleup.web.exchange import Client
-from scaleup.web.forward import Forwarder, Limits
+from scaleup.web.connection import Limits
+from scaleup.web.disk import Disk
+from scaleup.web.forward import Forwarder, Rules
 from scaleup.web.metrics import Metrics
-from scaleup.web.server import Readiness, WebServer, own_fields, refuse_slow_parser
+from scaleup.web.server import Readiness, WebServer, own_fields
 from scaleup.web.settings import WebSettings
 from scaleup.web.static import Files
 
@@ -23,7 +24,6 @@ log = logging.getLogger(__name__)
 
 async def serve(settings: WebSettings, process: Process) -> None:
     """Serve until the process is told to stop."""
-    refuse_slow_parser()
     metrics = Metrics(process.registry)
     pool = Pool(
         [app.server() for app in settings.app],
@@ -61,19 +61,20 @@ def assemble(settings: WebSettings, pool: Pool, metrics: Metrics, readiness: Rea
         prefixes=settings.prefix,
         readiness=readiness,
         metrics=metrics,
-        keepalive_timeout=settings.keepalive,
-        send_timeout=settings.send_timeout,
+        limits=Limits(settings.max_body, settings.keepalive, settings.send_timeout, settings.body_timeout),
     )
 
 
 def _forwarder(settings: WebSettings, pool: Pool, metrics: Metrics) -> Forwarder:
-    client = Client(
-        connect_timeout=settings.connect_timeout,
-        response_timeout=settings.response_timeout,
-        keepalive=settings.app_keepalive,
+    rules = Rules(
+        settings.tries,
+        settings.connect_timeout,
+        settings.response_timeout,
+        settings.tunnel_timeout,
+        settings.app_keepalive,
+        settings.trusted_proxy,
     )
-    limits = Limits(settings.tries, settings.max_body, settings.body_timeout, settings.trusted_proxy)
-    return Forwarder(settings.name, pool, client, limits, metrics)
+    return Forwarder(settings.name, pool, rules, metrics, _new_id)
 
 
 def _files(settings: WebSettings) -> Files | None:
@@ -82,4 +83,9 @@ def _files(settings: WebSettings) -> Files | None:
     fields = list(own_fields(settings.name))
     if settings.content_security_policy:
         fields.append((b"Content-Security-Policy", settings.content_security_policy.encode()))
-    return Files(settings.root, fields)
+    return Files(Disk(settings.root), fields, _new_id)
+
+
+def _new_id() -> bytes:
+    """128 bits, as nginx's $request_id."""
+    return b"%032x" % random.getrandbits(128)

@@ -76,6 +76,9 @@ class WebSettings(TierSettings, UpstreamSettings):
     response_timeout: Annotated[Seconds, Flag("SECONDS", "servers")] = Field(
         30.0, description="wait so long for an application's response, and between two pieces of it"
     )
+    tunnel_timeout: Annotated[Seconds, Flag("SECONDS", "servers")] = Field(
+        3600.0, description="close a connection that was upgraded (WebSocket) when nothing moved for so long"
+    )
     app_keepalive: Annotated[Seconds, Flag("SECONDS", "servers")] = Field(
         4.0,
         description="close a connection to an application that is idle for so long; keep it below the "

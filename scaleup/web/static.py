@@ -1,39 +1,54 @@
-"""Files below one folder.
+"""Files as responses: small ones from memory, large ones from the page cache by sendfile.
 
-Resolve, then contain: the path's symlinks are followed first, and only what then still lies below the root
-is opened, so that neither a link nor a strange spelling leads out. Names that begin with a dot are nobody's
-business (`.git`, `.env`), except `.well-known` (RFC 8615). There are no listings: a folder is its index.html.
-
-What touches the disk runs in a thread, in one go for files of up to `PIECE_BYTES`: find, open, decide, read.
+A small file is read once, with its variants (`.br`, `.gz`, or compressed here), and its fields are put together
+then. For a second it is answered without looking at the disk; then it is found again as if for the first time,
+in a thread.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
 import mimetypes
-import os
-import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from urllib.parse import quote_from_bytes
+from fnmatch import fnmatchcase
+from urllib.parse import unquote_to_bytes
 
-from aiohttp.web import BaseRequest
-
-from scaleup.web.conditions import Span, Unsatisfiable, Version, precondition, requested_span
-from scaleup.web.connection import reset
-from scaleup.web.headers import Field
-from scaleup.web.problems import RETRY_AFTER, Problem
-from scaleup.web.reply import Reply
+from scaleup.web.cache import Cache, Entry, Variant
+from scaleup.web.conditions import (
+    CONDITIONAL,
+    Span,
+    Unsatisfiable,
+    Version,
+    precondition,
+    requested_spans,
+)
+from scaleup.web.connection import Request
+from scaleup.web.disk import SUFFIXES, Disk, File, Folder, Found, compressed, version_of
+from scaleup.web.encoding import IDENTITY, choose
+from scaleup.web.problems import Problem
+from scaleup.web.reply import Broken, Frame, Reply, lines_of, reply
+from scaleup.web.stream import Stream
+from scaleup.web.syntax import Field, RequestHead
 from scaleup.web.targets import Target
 
+MAX_CACHED_BYTES = 512 * 1024
+"""Of a file; a larger one costs little more by sendfile."""
+CACHE_BYTES = 64 * 1024 * 1024
+FRESH_SECONDS = 1.0
+MIN_COMPRESSED_BYTES = 512
+"""What fits in a packet anyhow is not compressed."""
 PIECE_BYTES = 128 * 1024
-"""Read at a time, and so held for each download."""
+"""Read at a time where sendfile cannot be used, in TLS."""
 
 METHODS = ("GET", "HEAD")
-_CACHING = (b"Cache-Control", b"no-cache")  # ask each time, by ETag; a stale page could not find its own API
 
+_COMPRESSIBLE = frozenset(
+    (
+        *("application/json", "application/javascript", "application/manifest+json", "application/xml"),
+        *("application/wasm", "application/xhtml+xml", "image/svg+xml", "image/x-icon", "font/ttf"),
+    )
+)
 _TYPES = mimetypes.MimeTypes()  # Python's own table: a host's /etc/mime.types would make hosts differ
 _TYPES.encodings_map = {}  # site.tar.gz is a gzip file, not a tar file that was encoded on the way
 for _suffix, _type in {
@@ -52,168 +67,263 @@ for _suffix, _type in {
     _TYPES.add_type(_type, _suffix)
 
 
-class _File:
-    """A file open for reading, which is closed when the last one lets go of it.
+@dataclass(frozen=True, slots=True)
+class CacheControl:
+    """`value` for the paths that `pattern` matches, with * and ? as a shell has them."""
 
-    That may be a thread: a cancelled request leaves one reading, and if the descriptor were closed under
-    it, it would read from whatever gets that number next.
-    """
-
-    def __init__(self, path: bytes) -> None:
-        # NOFOLLOW: the path was resolved, so a link here came later. NONBLOCK: opening a FIFO would wait.
-        self._descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-
-    def status(self) -> os.stat_result:
-        return os.fstat(self._descriptor)
-
-    def read(self, offset: int, length: int) -> bytes:
-        return os.pread(self._descriptor, min(length, PIECE_BYTES), offset)
-
-    def __del__(self) -> None:
-        if hasattr(self, "_descriptor"):
-            os.close(self._descriptor)
+    pattern: str
+    value: str
 
 
-@dataclass(slots=True)
-class _Found:
-    """An open file and how to answer with it."""
-
-    file: _File
-    version: Version
-    size: int
-    status: int = 200
-    span: Span | None = None
-    first: bytes = b""
+NO_CACHE = "no-cache"  # ask each time, by ETag; a stale page could not find its own API
 
 
 class Files:
-    """Answers requests with files below `root`. `fields`: added to every response."""
+    """Answers requests with files. `fields`: added to every response. `caching`: the first match counts.
 
-    def __init__(self, root: Path, fields: Sequence[Field]) -> None:
-        self._root = os.fsencode(root.resolve())
-        self._fields = tuple(fields)
+    `fallback`: the path of what is served in place of what is absent (`try_files … /index.html`). `boundary`: gives
+    what separates the parts of a response with several ranges.
+    """
 
-    async def respond(self, request: BaseRequest, target: Target) -> Reply:
-        """The file that `target` names. Raises Problem 404 or 405."""
-        if request.method not in METHODS:
+    def __init__(
+        self,
+        disk: Disk,
+        fields: Sequence[Field],
+        boundary: Callable[[], bytes],
+        caching: Sequence[CacheControl] = (),
+        fallback: str | None = None,
+    ) -> None:
+        self._disk, self._fields, self._boundary = disk, tuple(fields), boundary
+        self._caching, self._fallback = caching, fallback
+        self._cache = Cache(CACHE_BYTES)
+        self._loop = asyncio.get_running_loop()
+
+    def at_hand(self, request: Request) -> Reply | None:
+        """From memory, without a look at what the target means; None: `respond` has to be asked."""
+        head = request.head
+        if head.method not in METHODS:
+            return None
+        path = head.target.partition("?")[0]
+        entry = self._cache.get(path, self._loop.time())
+        return None if entry is None else self._answer(head, path, entry)
+
+    async def respond(self, request: Request, target: Target) -> Reply:
+        """The file that `target` names. Raises Problem 404, 405, 412, 416, 503."""
+        head = request.head
+        if head.method not in METHODS:
             allow = (b"Allow", ", ".join(METHODS).encode())
             raise Problem(405, "Files can only be read.", fields=[allow])
-        loop = asyncio.get_running_loop()
-        found = await loop.run_in_executor(None, self._find, target, request.method, request.raw_headers)
-        if isinstance(found, Reply):
-            return found
-        return await _send(request, found, self._describe(found, target))
+        path = target.canonical
+        entry = self._cache.get(path, self._loop.time())
+        if entry is not None:
+            return self._answer(head, path, entry)
+        try:
+            found = await self._load(path, target.segments, is_folder=target.is_folder)
+        except Problem as problem:
+            if problem.status != 404 or self._fallback is None:
+                raise
+            found = await self._load(self._fallback, _segments(self._fallback), is_folder=False)
+        match found:
+            case Folder():
+                return reply(301, [(b"Location", f"{path}/{target.query}".encode()), *self._fields])
+            case Entry():
+                return self._answer(head, path, found)
+            case _:
+                return self._answer_large(head, path, found)
 
-    def _find(self, target: Target, method: str, fields: Sequence[Field]) -> _Found | Reply:
-        """In a thread: the file, opened, with its first bytes; or a redirection to a folder."""
-        path = self._contained(target.segments)
-        if os.path.isdir(path):
-            if not target.is_folder:
-                location = b"/" + b"/".join(map(_quoted, target.segments)) + b"/" + target.query.encode()
-                return Reply(301, [(b"Location", location), *self._fields])
-            path = self._contained((*target.segments, b"index.html"))
-        elif target.is_folder:
-            raise _not_found()
-        found = _open(path)
-        found.status = precondition(fields, found.version)
-        if found.status == 200 and method == "GET":
-            _choose_bytes(found, fields)
+    async def page(self, path: str) -> bytes | None:
+        """The content of a file, for an error page; None when it is absent, or large."""
+        entry = self._cache.get(path, self._loop.time())
+        if entry is None:
+            try:
+                found = await self._load(path, _segments(path), is_folder=False)
+            except Problem:
+                return None
+            entry = found if isinstance(found, Entry) else None
+        return None if entry is None else entry.variants[IDENTITY].content
+
+    # ----- from the disk into memory ---------------------------------------------------------------
+
+    async def _load(
+        self, path: str, segments: tuple[bytes, ...], *, is_folder: bool
+    ) -> Entry | Found | Folder:
+        """Raises Problem."""
+        found = await self._loop.run_in_executor(None, self._read, path, segments, is_folder)
+        if isinstance(found, Entry):
+            found.fresh_until = self._loop.time() + FRESH_SECONDS
+            self._cache.put(path, found)
+        else:
+            self._cache.drop(path)
         return found
 
-    def _contained(self, segments: tuple[bytes, ...]) -> bytes:
-        """The real path of what these segments name. Raises Problem 404 when it is hidden or outside."""
-        if any(segment.startswith(b".") and segment != b".well-known" for segment in segments):
-            raise _not_found()
-        try:
-            real = os.path.realpath(os.path.join(self._root, *segments), strict=True)
-        except (OSError, ValueError):  # absent, a loop of links, a name too long
-            raise _not_found() from None
-        if os.path.commonpath((real, self._root)) != self._root:
-            raise _not_found()
-        return real
+    def _read(self, path: str, segments: tuple[bytes, ...], is_folder: bool) -> Entry | Found | Folder:
+        """In a thread."""
+        found = self._disk.find(segments, is_folder=is_folder)
+        if isinstance(found, Folder) or found.files[IDENTITY].size > MAX_CACHED_BYTES:
+            return found
+        content_type = _content_type(found.name)
+        contents = {coding: (file.version, file.read(0, file.size)) for coding, file in found.files.items()}
+        plain = found.files[IDENTITY]
+        if b"gzip" not in contents and plain.size >= MIN_COMPRESSED_BYTES and _is_compressible(content_type):
+            smaller = compressed(contents[IDENTITY][1])
+            if len(smaller) < 0.9 * plain.size:
+                contents[b"gzip"] = version_of(plain.modified_ns, plain.size, b"gzip"), smaller
+        varies = len(contents) > 1
+        variants = {
+            coding: Variant(
+                version, content, lines_of(self._describe(path, content_type, version, coding, varies=varies))
+            )
+            for coding, (version, content) in contents.items()
+        }
+        return Entry(variants, content_type, 0.0)
 
-    def _describe(self, found: _Found, target: Target) -> list[Field]:
-        name = "index.html" if target.is_folder else os.fsdecode(target.segments[-1])
-        content_type = _TYPES.guess_type(f"/{name}")[0] or "application/octet-stream"
-        if content_type.startswith("text/"):
-            content_type += "; charset=utf-8"
+    def _describe(
+        self, path: str, content_type: bytes, version: Version, coding: bytes, *, varies: bool
+    ) -> list[Field]:
+        caching = next((it.value for it in self._caching if fnmatchcase(path, it.pattern)), NO_CACHE)
         fields: list[Field] = [
-            (b"Content-Type", content_type.encode()),
-            (b"ETag", found.version.etag),
-            (b"Last-Modified", found.version.last_modified),
+            (b"Content-Type", content_type),
+            (b"ETag", version.etag),
+            (b"Last-Modified", version.last_modified),
             (b"Accept-Ranges", b"bytes"),
-            _CACHING,
-            *self._fields,
+            (b"Cache-Control", caching.encode()),
         ]
-        if found.status == 206 and found.span:
-            last = found.span.start + found.span.length - 1
-            fields.append((b"Content-Range", b"bytes %d-%d/%d" % (found.span.start, last, found.size)))
-        return fields
+        if coding:
+            fields.append((b"Content-Encoding", coding))
+        if varies:
+            fields.append((b"Vary", b"Accept-Encoding"))
+        return [*fields, *self._fields]
+
+    # ----- from memory to the client ---------------------------------------------------------------
+
+    def _answer(self, head: RequestHead, path: str, entry: Entry) -> Reply:
+        """Raises Problem 412, 416."""
+        named, variants = head.named, entry.variants
+        coding = IDENTITY
+        # Ranges are of the file as it is: what was compressed here may be compressed otherwise tomorrow.
+        if len(variants) > 1 and b"range" not in named:
+            coding = choose(named.get(b"accept-encoding"), [it for it in SUFFIXES if it in variants])
+        variant = variants[coding]
+        content = variant.content
+        if CONDITIONAL.isdisjoint(named):
+            return Reply(200, (), content, len(content), lines=variant.lines)
+        spans = _condition(head, variant.version, len(content))
+        if spans is None:
+            return Reply(304, (), lines=variant.lines)
+        if not spans:
+            return Reply(200, (), content, len(content), lines=variant.lines)
+        if len(spans) == 1:
+            (span,) = spans
+            piece = content[span.start : span.end]
+            return Reply(206, [_content_range(span, len(content))], piece, len(piece), lines=variant.lines)
+        parts = self._parts(entry.content_type, spans, len(content))
+        pieces = [content[part.start : part.end] if isinstance(part, Span) else part for part in parts.parts]
+        fields = self._describe(path, parts.content_type, variant.version, coding, varies=len(variants) > 1)
+        return reply(206, fields, b"".join(pieces))
+
+    def _answer_large(self, head: RequestHead, path: str, found: Found) -> Reply:
+        """Raises Problem 412, 416."""
+        files, coding = found.files, IDENTITY
+        if len(files) > 1 and b"range" not in head.named:
+            coding = choose(head.named.get(b"accept-encoding"), [it for it in SUFFIXES if it in files])
+        file, content_type = files[coding], _content_type(found.name)
+        fields = self._describe(path, content_type, file.version, coding, varies=len(files) > 1)
+        spans: list[Span] | None = []
+        if not CONDITIONAL.isdisjoint(head.named):
+            spans = _condition(head, file.version, file.size)
+        if spans is None:
+            return Reply(304, fields)
+        if not spans:
+            return Reply(200, fields, length=file.size, source=_Parts(file, [Span(0, file.size)]))
+        if len(spans) == 1:
+            fields.append(_content_range(spans[0], file.size))
+            return Reply(206, fields, length=spans[0].length, source=_Parts(file, spans))
+        parts = self._parts(content_type, spans, file.size)
+        fields = self._describe(path, parts.content_type, file.version, coding, varies=len(files) > 1)
+        return Reply(206, fields, length=parts.length, source=_Parts(file, parts.parts))
+
+    def _parts(self, content_type: bytes, spans: Sequence[Span], size: int) -> _Multipart:
+        """RFC 9110 §14.6."""
+        boundary, parts = self._boundary(), list[bytes | Span]()
+        for span in spans:
+            fields = [(b"Content-Type", content_type), _content_range(span, size)]
+            parts += (b"\r\n--%b\r\n%b\r\n" % (boundary, lines_of(fields)), span)
+        parts.append(b"\r\n--%b--\r\n" % boundary)
+        return _Multipart(b"multipart/byteranges; boundary=" + boundary, parts)
 
 
-def _choose_bytes(found: _Found, fields: Sequence[Field]) -> None:
-    try:
-        asked = requested_span(fields, found.version, found.size)
-    except Unsatisfiable:
-        found.status = 416
-        return
-    found.status = 206 if asked else 200
-    found.span = asked or Span(0, found.size)
-    found.first = found.file.read(found.span.start, found.span.length)
+@dataclass(frozen=True, slots=True)
+class _Multipart:
+    content_type: bytes
+    parts: list[bytes | Span]
+
+    @property
+    def length(self) -> int:
+        return sum(part.length if isinstance(part, Span) else len(part) for part in self.parts)
 
 
-async def _send(request: BaseRequest, found: _Found, fields: list[Field]) -> Reply:
-    if found.status == 412:
+class _Parts:
+    """Parts of a file, and what stands between them, as a `Source`."""
+
+    def __init__(self, file: File, parts: Sequence[bytes | Span]) -> None:
+        self._file, self._parts = file, parts
+
+    async def send(self, to: Stream, frame: Frame, seconds: float) -> None:
+        for part in self._parts:
+            if isinstance(part, bytes):
+                to.write(part)
+            elif part.length and await self._send(to, part, seconds) < part.length:
+                raise Broken("the file became shorter while it was sent", 500)
+
+    async def _send(self, to: Stream, span: Span, seconds: float) -> int:
+        if to.is_plain:
+            return await to.send_file(self._file, span.start, span.length, seconds)
+        sent = 0
+        while sent < span.length:
+            count = min(span.length - sent, PIECE_BYTES)
+            piece = await to.loop.run_in_executor(None, self._file.read, span.start + sent, count)
+            if not piece:
+                break
+            to.write(piece)
+            sent += len(piece)
+            await to.drain(to.loop.time() + seconds)
+        return sent
+
+    def close(self) -> None:
+        """The file is closed with the last reference to it."""
+
+
+def _condition(head: RequestHead, version: Version, size: int) -> list[Span] | None:
+    """What to send: some ranges, [] for all, None for nothing (304). Raises Problem 412, 416."""
+    status = precondition(head.named, version)
+    if status == 412:
         raise Problem(412, "The file is not the version that was asked for.")
-    if found.status == 416:
-        raise Problem(
-            416,
-            "The range lies outside of the file.",
-            fields=[(b"Content-Range", b"bytes */%d" % found.size)],
-        )
-    if found.span is None:
-        return Reply(found.status, fields, length=None if found.status == 304 else found.size)
-    if len(found.first) == found.span.length:
-        return Reply(found.status, fields, found.first)
-    return await _stream(request, found, found.span, fields)
-
-
-async def _stream(request: BaseRequest, found: _Found, span: Span, fields: list[Field]) -> Reply:
-    """Send a file that is larger than one piece, at the client's pace."""
-    loop = asyncio.get_running_loop()
-    reply = Reply(found.status, fields, length=span.length)
-    await reply.prepare(request)
-    piece, sent = found.first, 0
-    while piece:
-        await reply.write(piece)
-        sent += len(piece)
-        left = span.length - sent
-        piece = await loop.run_in_executor(None, found.file.read, span.start + sent, left) if left else b""
-    if sent < span.length:
-        reset(request.transport)
-        raise ConnectionAbortedError("the file became shorter while it was sent")
-    return reply
-
-
-def _open(path: bytes) -> _Found:
-    """Open a regular file by its real path. Raises Problem 404 when it is none, or may not be read."""
+    if status == 304:
+        return None
+    if head.method != "GET":
+        return []
     try:
-        file = _File(path)
-    except OSError as error:
-        if error.errno in (errno.EMFILE, errno.ENFILE):  # out of descriptors: the file is there
-            raise Problem(503, "This server is busy; try again soon.", fields=[RETRY_AFTER]) from None
-        raise _not_found() from None
-    status = file.status()
-    if not stat.S_ISREG(status.st_mode):
-        raise _not_found()
-    etag = b'"%x-%x"' % (status.st_mtime_ns, status.st_size)
-    return _Found(file, Version(etag, int(status.st_mtime)), status.st_size)
+        return requested_spans(head.named, version, size) or []
+    except Unsatisfiable:
+        raise Problem(
+            416, "The range lies outside of the file.", fields=[(b"Content-Range", b"bytes */%d" % size)]
+        ) from None
 
 
-def _quoted(segment: bytes) -> bytes:
-    return quote_from_bytes(segment, safe="").encode("ascii")
+def _content_range(span: Span, size: int) -> Field:
+    return b"Content-Range", b"bytes %d-%d/%d" % (span.start, span.end - 1, size)
 
 
-def _not_found() -> Problem:
-    """One answer for absent, hidden and forbidden: which of them it is tells a stranger too much."""
-    return Problem(404, "There is no such page here.")
+def _content_type(name: str) -> bytes:
+    content_type = _TYPES.guess_type(f"/{name}")[0] or "application/octet-stream"
+    if content_type.startswith("text/"):
+        content_type += "; charset=utf-8"
+    return content_type.encode()
+
+
+def _is_compressible(content_type: bytes) -> bool:
+    return content_type.startswith(b"text/") or content_type.decode() in _COMPRESSIBLE
+
+
+def _segments(path: str) -> tuple[bytes, ...]:
+    return tuple(unquote_to_bytes(part) for part in path.split("/") if part)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from urllib.parse import unquote_to_bytes
+from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from scaleup.web.problems import Problem
 
@@ -34,6 +34,12 @@ class Target:
         """The path as it is meant: `/a/b` or, when it names a folder, `/a/b/`."""
         path = b"/" + b"/".join(self.segments)
         return path + b"/" if self.is_folder and self.segments else path
+
+    @property
+    def canonical(self) -> str:
+        """The one spelling of `path` in ASCII."""
+        path = "/" + "/".join([quote_from_bytes(segment, safe="!$&'()*+,;=:@~") for segment in self.segments])
+        return path + "/" if self.is_folder and self.segments else path
 
     @property
     def query(self) -> str:

@@ -35,7 +35,6 @@ CATALOGUE: dict[str, tuple[bytes, int]] = {
     "the preface of HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
     "TLS on a plain port": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
     "method in lower case": (b"get /api/ HTTP/1.1\r\n" + HOST + b"\r\n", 400),
-    "unknown method": (b"FROB /api/ HTTP/1.1\r\n" + HOST + b"\r\n", 400),
     "no method": (b"/api/ HTTP/1.1\r\n" + HOST + b"\r\n", 400),
     "no target": (b"GET HTTP/1.1\r\n" + HOST + b"\r\n", 400),
     "relative target": (get(HOST[:-2], target=b"api/"), 400),
@@ -118,7 +117,6 @@ CATALOGUE: dict[str, tuple[bytes, int]] = {
     "trailer that is no field": (post(b"Transfer-Encoding: chunked", body=b"0\r\nX\r\n\r\n"), 400),
     # others
     "unknown expectation": (get(b"Host: a", b"Expect: 200-maybe"), 417),
-    "websocket of the old draft": (get(b"Host: a", b"Sec-WebSocket-Key1: x"), 400),
 }
 
 
@@ -184,15 +182,19 @@ async def test_0_cl_a_length_that_the_application_ignores_does_not_leave_its_bod
 
 
 @pytest.mark.parametrize("protocol", [b"websocket", b"tcp", b"h2c"])
-async def test_what_follows_a_declined_upgrade_is_not_answered(protocol: bytes) -> None:
-    """CVE-2026-69243. aiohttp loses what comes in one piece with some of them: the rest could be misread."""
+async def test_what_follows_a_declined_upgrade_is_the_next_request(protocol: bytes) -> None:
+    """CVE-2026-69243: a parser that stops parsing at the field."""
     app = Application()
     upgrade = post(b"Connection: upgrade", b"Upgrade: " + protocol, b"Content-Length: 5", body=b"hello")
     async with running(app) as web:
-        answer = Answer.parse(await web.ask(upgrade + SMUGGLED))
-        assert (answer.status, answer.body, answer.value("connection")) == (200, b"hello", "close")
-        assert [await seen.body() for seen in app.seen[1:]] == []
+        client = await web.connect()
+        client.writer.write(upgrade + SMUGGLED)
+        for _ in range(2):
+            answer = await client.answer()
+            assert (answer.status, answer.body, answer.value("connection")) == (200, b"hello", None)
+        assert [seen.line.split(b" ")[1] for seen in app.seen] == [b"/api/", b"/api/smuggled"]
         assert app.seen[0].values("upgrade") == []
+        client.writer.close()
 
 
 async def test_half_a_head_is_not_waited_for_longer_than_the_keepalive_time() -> None:

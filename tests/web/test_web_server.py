@@ -5,7 +5,6 @@ import socket
 import struct
 from pathlib import Path
 
-import aiohttp
 import pytest
 from web_harness import Answer, Application, Seen, ok, running, until
 
@@ -13,7 +12,6 @@ from scaleup.errors import StartupError
 from scaleup.net.addresses import Endpoint
 from scaleup.net.sockets import BACKLOG
 from scaleup.web import server as server_module
-from scaleup.web.server import refuse_slow_parser
 
 
 async def test_healthz_and_readyz_are_answered_here() -> None:
@@ -68,7 +66,7 @@ async def test_draining_ends_with_a_response_that_had_begun_before() -> None:
         assert b"connection: close" not in (await client.head()).lower()
         async with asyncio.timeout(2.0), asyncio.TaskGroup() as group:
             group.create_task(web.server.drain(60.0))
-            await until(lambda: all(connection.is_finishing for connection in web.server._listener._open))
+            await until(lambda: all(connection.is_finishing for connection in web.server._listener.open))
             go.set()
             assert await client.rest() == b"abcd"
         client.writer.close()
@@ -135,14 +133,6 @@ async def test_the_backlog_is_ours_and_not_create_server_s_100() -> None:
         (backlog,) = struct.unpack_from("I", info, 28)  # tcpi_sacked: of a listener, its backlog
         assert backlog > 100  # what Linux allows can be less than BACKLOG, but by default is not
         assert backlog <= BACKLOG
-
-
-async def test_fact_12_the_python_parser_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    refuse_slow_parser()
-    slow = aiohttp.http_parser.HttpRequestParserPy
-    monkeypatch.setattr(aiohttp.http_parser, "HttpRequestParser", slow)
-    with pytest.raises(StartupError, match="compiled"):
-        refuse_slow_parser()
 
 
 async def test_ipv6() -> None:

@@ -1,0 +1,127 @@
+"""Files below one folder: found, contained, opened, read. All of it blocks, so it runs in threads.
+
+Resolve, then contain: the path's symlinks are followed first, and only what then still lies below the root is
+opened, so that neither a link nor a strange spelling leads out. Names that begin with a dot are nobody's
+business (`.git`, `.env`), except `.well-known` (RFC 8615). There are no listings: a folder is its index.html.
+
+A file may have siblings that were compressed beforehand (`app.js.br`, `app.js.gz`); one that is older than the
+file is not used, because it is of another version.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from scaleup.web.conditions import Version
+from scaleup.web.encoding import IDENTITY
+from scaleup.web.problems import RETRY_AFTER, Problem
+
+SUFFIXES = {b"br": b".br", b"gzip": b".gz"}
+"""By coding, in the order of preference."""
+_INDEX = b"index.html"
+
+
+class File:
+    """A file open for reading, which is closed when the last one lets go of it.
+
+    That may be a thread: a cancelled request leaves one reading, and if the descriptor were closed under
+    it, it would read from whatever gets that number next.
+    """
+
+    def __init__(self, path: bytes, coding: bytes = IDENTITY) -> None:
+        """Raises OSError; also when it is no regular file."""
+        # NOFOLLOW: the path was resolved, so a link here came later. NONBLOCK: opening a FIFO would wait.
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        status = os.fstat(self._descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise FileNotFoundError(errno.ENOENT, "not a regular file")
+        self.size = status.st_size
+        self.modified_ns = status.st_mtime_ns
+        self.version = version_of(self.modified_ns, self.size, coding)
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def read(self, offset: int, length: int) -> bytes:
+        return os.pread(self._descriptor, length, offset)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_descriptor"):
+            os.close(self._descriptor)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """`name`: of the file, which tells its type. `files`: by coding; IDENTITY is among them."""
+
+    name: str
+    files: Mapping[bytes, File]
+
+
+class Folder:
+    """Asked for one of its folders: that needs a slash at the end."""
+
+
+class Disk:
+    def __init__(self, root: Path) -> None:
+        self._root = os.fsencode(root.resolve())
+
+    def find(self, segments: tuple[bytes, ...], *, is_folder: bool) -> Found | Folder:
+        """Raises Problem 404, or 503 when no descriptor is left."""
+        path = self._contained(segments)
+        if os.path.isdir(path):
+            if not is_folder:
+                return Folder()
+            segments = (*segments, _INDEX)
+            path = self._contained(segments)
+        elif is_folder:
+            raise not_found()
+        try:
+            plain = File(path)
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):  # out of descriptors: the file is there
+                raise Problem(503, "This server is busy; try again soon.", fields=[RETRY_AFTER]) from None
+            raise not_found() from None
+        files = {IDENTITY: plain}
+        for coding, suffix in SUFFIXES.items():
+            with contextlib.suppress(OSError):
+                sibling = File(path + suffix, coding)
+                if sibling.modified_ns >= plain.modified_ns:
+                    files[coding] = sibling
+        return Found(os.fsdecode(segments[-1]), files)
+
+    def _contained(self, segments: tuple[bytes, ...]) -> bytes:
+        """The real path of what these segments name. Raises Problem 404 when it is hidden or outside."""
+        if any(segment.startswith(b".") and segment != b".well-known" for segment in segments):
+            raise not_found()
+        try:
+            real = os.path.realpath(os.path.join(self._root, *segments), strict=True)
+        except (OSError, ValueError):  # absent, a loop of links, a name too long
+            raise not_found() from None
+        if os.path.commonpath((real, self._root)) != self._root:
+            raise not_found()
+        return real
+
+
+def version_of(modified_ns: int, size: int, coding: bytes) -> Version:
+    """Each coding is a representation of its own, with its own tag (RFC 9110 §8.8.3.3)."""
+    suffix = b"-" + coding if coding else b""
+    return Version(b'"%x-%x%b"' % (modified_ns, size, suffix), modified_ns // 1_000_000_000)
+
+
+def compressed(content: bytes) -> bytes:
+    """As gzip (RFC 1952)."""
+    packer = zlib.compressobj(6, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
+    return packer.compress(content) + packer.flush()
+
+
+def not_found() -> Problem:
+    """One answer for absent, hidden and forbidden: which of them it is tells a stranger too much."""
+    return Problem(404, "There is no such page here.")

@@ -1,0 +1,172 @@
+"""Heads and framing: what is read, and what is refused."""
+
+import contextlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scaleup.web.framing import LAST_CHUNK, Chunks, chunk, has_body, request_length, response_length
+from scaleup.web.syntax import Field, SyntaxFault, read_request, read_response, refuse_beginning
+
+
+def request(*fields: bytes, line: bytes = b"GET / HTTP/1.1") -> bytes:
+    return b"\r\n".join([line, *fields, b"", b""])
+
+
+def response(*fields: bytes, line: bytes = b"HTTP/1.1 200 OK") -> bytes:
+    return request(*fields, line=line)
+
+
+def test_a_request() -> None:
+    head = read_request(request(b"Host: a", b"X:\t b \t", b"x:c", b"Y:", line=b"PATCH-2 /a?b HTTP/1.0"))
+    assert (head.method, head.target, head.is_http11) == ("PATCH-2", "/a?b", False)
+    assert head.fields == [(b"Host", b"a"), (b"X", b"b"), (b"x", b"c"), (b"Y", b"")]
+    assert head.named == {b"host": b"a", b"x": b"b, c", b"y": b""}
+    assert read_request(request()).fields == []
+
+
+def test_a_response() -> None:
+    for line in (b"HTTP/1.1 200 OK", b"HTTP/1.1 200 ", b"HTTP/1.1 200", b"HTTP/1.1 200 \xff\x01"):
+        head = read_response(response(b"A: b", line=line))
+        assert (head.status, head.is_http11, head.named) == (200, True, {b"a": b"b"})
+    for line in (b"HTTP/1.1 20", b"HTTP/1.1 600 x", b"HTTP/2 200 OK", b"HTTP/1.1  200 OK", b"ICY 200 OK"):
+        with pytest.raises(SyntaxFault):
+            read_response(response(line=line))
+    with pytest.raises(SyntaxFault):
+        read_response(response(b"Bad Name: 1"))
+    with pytest.raises(SyntaxFault):
+        read_response(response(b"X: a\x01b"))
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_are_more_than_refused(data: bytes) -> None:
+    for read in (read_request, read_response):
+        with contextlib.suppress(SyntaxFault):
+            read(data + b"\r\n\r\n")
+
+
+LINES = [b"GET /a HTTP/1.1", b"POST * HTTP/1.0", b"M-SEARCH http://a/ HTTP/1.1"]
+
+
+@given(st.integers(1, 100), st.sampled_from(LINES))
+def test_the_beginning_of_a_request_is_none_to_be_refused(count: int, line: bytes) -> None:
+    refuse_beginning(request(b"Host: a", b"X: y", line=line)[:count])
+
+
+@pytest.mark.parametrize(
+    "beginning",
+    [b"get", b"\x16\x03\x01", b"GET\n", b"GET / HTTP/1.1\n", b"GET  \r\n", b"GET / x\r\n", b" GET"],
+)
+def test_beginnings_that_lead_nowhere(beginning: bytes) -> None:
+    with pytest.raises(SyntaxFault):
+        refuse_beginning(beginning)
+
+
+def test_the_time_that_a_head_takes_grows_with_its_length_only() -> None:
+    """Catastrophic backtracking would not end here."""
+    for head in (request(b"a:" * 15_000, b"\x01"), b"A" * 30_000 + b" ", b"GET /" + b"a" * 30_000 + b"\0"):
+        with pytest.raises(SyntaxFault):
+            read_request(head + b"\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    ("fields", "length"),
+    [
+        ([], 0),
+        ([b"content-LENGTH: 12"], 12),
+        ([b"Content-Length: 0"], 0),
+        ([b"Transfer-Encoding: chunked"], None),
+        ([b"transfer-encoding:  Chunked ,"], None),
+    ],
+)
+def test_request_length(fields: list[bytes], length: int | None) -> None:
+    assert request_length(read_request(request(b"Host: a", *fields))) == length
+
+
+@pytest.mark.parametrize("host", [b"", b"a", b"a.b:80", b"[::1]:80", b"10.0.0.1", b"a_b:", b"xn--ls8h.la"])
+def test_hosts_that_are_taken(host: bytes) -> None:
+    request_length(read_request(request(b"Host: " + host)))
+
+
+@pytest.mark.parametrize(
+    ("method", "status", "fields", "length"),
+    [
+        ("GET", 200, [b"Content-Length: 5"], 5),
+        ("GET", 200, [b"Content-Length: 5", b"content-length: 5"], 5),
+        ("GET", 200, [b"Transfer-Encoding: chunked"], None),
+        ("GET", 200, [], None),
+        ("GET", 204, [], 0),
+        ("HEAD", 200, [b"Content-Length: 5"], 5),
+        ("HEAD", 200, [b"Transfer-Encoding: chunked", b"Content-Length: 5"], None),
+        ("GET", 304, [], None),
+    ],
+)
+def test_response_length(method: str, status: int, fields: list[bytes], length: int | None) -> None:
+    head = read_response(response(*fields, line=b"HTTP/1.1 %d x" % status))
+    assert response_length(method, head) == length
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        [b"Content-Length: 5", b"Content-Length: 6"],
+        [b"Content-Length: 5, 6"],
+        *([b"Content-Length: " + value] for value in (b"", b"+5", b"-5", b"0x5", b"\xb2", b"9" * 5000)),
+        [b"Content-Length: 5", b"Transfer-Encoding: chunked"],
+        [b"Transfer-Encoding: gzip, chunked"],
+        [b"Transfer-Encoding: chunked", b"Transfer-Encoding: chunked"],
+    ],
+)
+def test_ambiguous_framing_of_a_response_is_refused(fields: list[bytes]) -> None:
+    with pytest.raises(SyntaxFault):
+        response_length("GET", read_response(response(*fields)))
+
+
+def test_what_has_no_body() -> None:
+    assert has_body("GET", 200)
+    assert has_body("POST", 404)
+    assert not any(has_body("GET", status) for status in (100, 103, 204, 304))
+    assert not has_body("HEAD", 200)
+
+
+def taken(data: bytes, cuts: list[int]) -> tuple[bytes, bytes, list[Field]]:
+    """Content, what was left over, trailers; with the data arriving in pieces."""
+    chunks, content, waiting = Chunks(), b"", b""
+    for begin, end in zip([0, *cuts], [*cuts, len(data)], strict=True):
+        waiting += data[begin:end]
+        piece, done = chunks.take(waiting)
+        content, waiting = content + piece, waiting[done:]
+    assert chunks.is_complete
+    return content, waiting, chunks.trailers
+
+
+@given(st.lists(st.binary(min_size=1, max_size=40), max_size=8), st.lists(st.integers(0, 400), max_size=20))
+def test_chunks_however_they_arrive(pieces: list[bytes], cuts: list[int]) -> None:
+    data = b"".join(map(chunk, pieces)) + LAST_CHUNK + b"next"
+    assert taken(data, sorted(min(cut, len(data)) for cut in cuts)) == (b"".join(pieces), b"next", [])
+
+
+@given(st.lists(st.integers(0, 60), max_size=10))
+def test_extensions_are_dropped_and_trailers_are_read(cuts: list[int]) -> None:
+    data = b'3;a=b;c="d\t"\r\nabc\r\n000\r\nX: y\r\nZ:\r\n\r\nnext'
+    assert taken(data, sorted(cuts)) == (b"abc", b"next", [(b"X", b"y"), (b"Z", b"")])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        *(b"zz\r\n", b"\r\n", b"+5\r\n", b"0x5\r\n", b" 5\r\n", b"5 \r\n", b"5\n", b"f" * 16 + b"\r\n"),
+        *(b"3\r\nabcd\r\n", b"3\r\nabc\n", b"3\r\nabc\rx", b"5;a\0\r\n", b"5;" + b"a" * 300),
+        *(
+            b"0\r\nX\r\n\r\n",
+            b"0\r\n: y\r\n\r\n",
+            b"0\r\n X: y\r\n\r\n",
+            b"0\r\nX: " + b"y" * 9000,
+            b"0\r\nX: y\n",
+        ),
+    ],
+)
+def test_what_is_no_chunk(data: bytes) -> None:
+    with pytest.raises(SyntaxFault):
+        Chunks().take(data)
