@@ -52,7 +52,8 @@ MUST_BE_PURE = {
         "scaleup.upstream.slots",
     ),
     "scaleup.net.proxy_protocol",
-    *("scaleup.web.headers", "scaleup.web.targets", "scaleup.web.conditions", "scaleup.web.problems"),
+    *("scaleup.web.syntax", "scaleup.web.framing", "scaleup.web.headers", "scaleup.web.targets"),
+    *("scaleup.web.conditions", "scaleup.web.encoding", "scaleup.web.cache", "scaleup.web.problems"),
     *("scaleup.app.links", "scaleup.app.address", "scaleup.app.client", "scaleup.stack.plan"),
     *("scaleup.sim.clock", "scaleup.sim.network", "scaleup.sim.cluster", "scaleup.sim.chaos"),
 }

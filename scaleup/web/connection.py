@@ -195,16 +195,19 @@ class Connection(Stream):
         """Raises TimeoutError and ConnectionError for the client, Broken for the source."""
         self._is_sending = True
         source, seconds = reply.source, self._limits.send_timeout
-        sends_body, frame, extra = has_body(method, reply.status), _as_it_is, b""
-        try:
-            if sends_body and reply.length is None and is_http11:
-                frame, extra = chunk, b"Transfer-Encoding: chunked\r\n"
+        sends_body, frame, about = True, _as_it_is, b""
+        if reply.status != 101:  # after which comes another protocol
+            sends_body = has_body(method, reply.status)
             if is_last:
-                extra += b"Connection: close\r\n"
+                about = b"Connection: close\r\n"
             elif not is_http11:
-                extra += b"Connection: keep-alive\r\n"
-            head = reply.head(extra)
-            self.write(head + reply.content if sends_body and reply.content else head)
+                about = b"Connection: keep-alive\r\n"
+            if sends_body and reply.length is None and is_http11:
+                frame, about = chunk, about + b"Transfer-Encoding: chunked\r\n"
+        try:
+            self.write(reply.head(about))
+            if sends_body and reply.content:
+                self.write(reply.content)
             if sends_body and source is not None:
                 await source.send(self, frame, seconds)
                 if frame is chunk:

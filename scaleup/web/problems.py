@@ -24,6 +24,11 @@ _PAGE = """<!doctype html>
 """
 
 
+def wants_page(accept: bytes) -> bool:
+    """Whether a request with this Accept field is a person's."""
+    return b"text/html" in accept.lower()
+
+
 class Problem(Exception):
     """A request ends in an error response.
 
@@ -49,7 +54,7 @@ class Problem(Exception):
 
     def body(self, accept: bytes) -> tuple[bytes, bytes]:
         """The Content-Type and the content for a request with this Accept field."""
-        if b"text/html" in accept.lower():
+        if wants_page(accept):
             page = _PAGE.format(status=self.status, title=self.title, detail=escape(self.detail))
             return b"text/html; charset=utf-8", page.encode()
         problem = {

@@ -61,11 +61,11 @@ class Reply:
     close: bool = False
     lines: bytes = b""
 
-    def head(self, extra: bytes) -> bytes:
-        """Up to and with the empty line. `extra`: lines about this connection."""
+    def head(self, about: bytes) -> bytes:
+        """Up to and with the empty line. `about`: lines about this connection."""
         first = _STATUS_LINES.get(self.status) or b"HTTP/1.1 %d \r\n" % self.status
         length = b"" if self.length is None else b"Content-Length: %d\r\n" % self.length
-        return b"".join((first, self.lines, lines_of(self.fields), length, SERVER, date(), extra, b"\r\n"))
+        return b"".join((first, self.lines, lines_of(self.fields), length, SERVER, date(), about, b"\r\n"))
 
 
 def reply(status: int, fields: Sequence[Field], content: bytes = b"") -> Reply:

@@ -17,7 +17,7 @@ from scaleup.web.forward import Forwarder, Rules
 from scaleup.web.metrics import Metrics
 from scaleup.web.server import Readiness, WebServer, own_fields
 from scaleup.web.settings import WebSettings
-from scaleup.web.static import Files
+from scaleup.web.static import CacheControl, Files
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +57,7 @@ def assemble(settings: WebSettings, pool: Pool, metrics: Metrics, readiness: Rea
     return WebServer(
         settings.name,
         files=_files(settings),
+        error_pages={int(text[:3]): text[4:] for text in settings.error_page},
         forwarder=_forwarder(settings, pool, metrics) if pool.servers else None,
         prefixes=settings.prefix,
         readiness=readiness,
@@ -83,7 +84,8 @@ def _files(settings: WebSettings) -> Files | None:
     fields = list(own_fields(settings.name))
     if settings.content_security_policy:
         fields.append((b"Content-Security-Policy", settings.content_security_policy.encode()))
-    return Files(Disk(settings.root), fields, _new_id)
+    caching = [CacheControl(*text.split("=", 1)) for text in settings.cache_control]
+    return Files(Disk(settings.root), fields, _new_id, caching, settings.fallback)
 
 
 def _new_id() -> bytes:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from scaleup.net.addresses import Endpoint
 from scaleup.net.sockets import BACKLOG, endpoint_of, listening
 from scaleup.web.connection import Limits, Listener, Request
 from scaleup.web.forward import Forwarder
 from scaleup.web.metrics import Metrics
-from scaleup.web.problems import Problem
+from scaleup.web.problems import Problem, wants_page
 from scaleup.web.reply import Reply, reply, reply_to
 from scaleup.web.static import Files
 from scaleup.web.syntax import Field
@@ -28,7 +28,8 @@ Respond = Callable[[Request, Target], Awaitable[Reply]]
 class WebServer:
     """`files`, `forwarder`: None when there is nothing to serve, or nowhere to forward to.
 
-    `prefixes`: what is forwarded; each begins and ends with a slash.
+    `error_pages`: files that people are shown, by status. `prefixes`: what is forwarded; each begins and ends
+    with a slash.
     """
 
     def __init__(
@@ -36,13 +37,14 @@ class WebServer:
         name: str,
         *,
         files: Files | None,
+        error_pages: Mapping[int, str],
         forwarder: Forwarder | None,
         prefixes: tuple[str, ...],
         readiness: Readiness,
         metrics: Metrics,
         limits: Limits,
     ) -> None:
-        self._files, self._forwarder = files, forwarder
+        self._files, self._error_pages, self._forwarder = files, error_pages, forwarder
         self._prefixes = tuple(prefix.encode() for prefix in prefixes)
         self._readiness, self._metrics = readiness, metrics
         self._fields = own_fields(name)
@@ -83,7 +85,7 @@ class WebServer:
                 kind, respond = self._route(target)
                 answer = await respond(request, target)
         except Problem as problem:
-            answer = reply_to(problem, request.named(b"accept"), self._fields)
+            answer = await self._tell(problem, request)
         except asyncio.CancelledError:
             if request.connection.is_at_end:
                 self._metrics.answered(kind, 499)
@@ -98,6 +100,17 @@ class WebServer:
         finally:
             self._in_progress -= 1
         self._metrics.answered(kind, answer.status)
+        return answer
+
+    async def _tell(self, problem: Problem, request: Request) -> Reply:
+        """Of a problem; people may be shown a page of the site's own."""
+        accept = request.named(b"accept")
+        answer = reply_to(problem, accept, self._fields)
+        path = self._error_pages.get(problem.status)
+        if path is not None and self._files is not None and wants_page(accept):
+            content = await self._files.page(path)
+            if content is not None:
+                answer.content, answer.length = content, len(content)
         return answer
 
     def _admit(self, request: Request) -> Target:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, ClassVar, Self
 
@@ -26,6 +27,28 @@ def _prefix(text: str) -> str:
     return text
 
 
+def _file_path(text: str) -> str:
+    if not text.startswith("/") or text.endswith("/") or not text.isascii():
+        raise ValueError(f"{text!r} is not the path of a file: write /index.html")
+    return text
+
+
+def _error_page(text: str) -> str:
+    status, _, path = text.partition("=")
+    if not re.fullmatch("[45][0-9][0-9]", status):
+        raise ValueError(f"{text!r}: write a status and a file, such as 404=/404.html")
+    _file_path(path)
+    return text
+
+
+def _caching(text: str) -> str:
+    pattern, _, value = text.partition("=")
+    if not pattern.startswith("/") or not value:
+        raise ValueError(f"{text!r}: write a pattern and a value, such as '/assets/*=max-age=3600'")
+    _one_line(value)
+    return text
+
+
 def _one_line(text: str) -> str:
     if not text.isascii() or not (text.isprintable() or not text):
         raise ValueError("a header field's value is one line of ASCII")
@@ -46,6 +69,20 @@ class WebSettings(TierSettings, UpstreamSettings):
     )
     root: Annotated[Annotated[Path, AfterValidator(_folder)] | None, Flag("DIR", "traffic")] = Field(
         None, description="serve the files below this folder (default: no files)"
+    )
+    fallback: Annotated[Annotated[str, AfterValidator(_file_path)] | None, Flag("PATH", "traffic")] = Field(
+        None,
+        description="serve this file for whatever is absent, as a site of one page wants it: /index.html",
+    )
+    error_page: Annotated[
+        tuple[Annotated[str, AfterValidator(_error_page)], ...], Flag("STATUS=PATH", "traffic")
+    ] = Field((), description="show people this file with an error of this status: 404=/404.html")
+    cache_control: Annotated[
+        tuple[Annotated[str, AfterValidator(_caching)], ...], Flag("PATTERN=VALUE", "traffic")
+    ] = Field(
+        (),
+        description="the Cache-Control of files whose path matches (the first counts; default: no-cache), such as "
+        "'/assets/*=public, max-age=31536000, immutable' for names that change with their content",
     )
     app: Annotated[Servers, Flag("[NAME=]HOST:PORT", "traffic")] = Field(
         (), description="an application server; with ,weight=N and ,maxconn=N if you like"

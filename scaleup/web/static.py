@@ -148,12 +148,11 @@ class Files:
         self, path: str, segments: tuple[bytes, ...], *, is_folder: bool
     ) -> Entry | Found | Folder:
         """Raises Problem."""
+        self._cache.drop(path)
         found = await self._loop.run_in_executor(None, self._read, path, segments, is_folder)
         if isinstance(found, Entry):
             found.fresh_until = self._loop.time() + FRESH_SECONDS
             self._cache.put(path, found)
-        else:
-            self._cache.drop(path)
         return found
 
     def _read(self, path: str, segments: tuple[bytes, ...], is_folder: bool) -> Entry | Found | Folder:

@@ -1,6 +1,7 @@
 """Forwarding on real sockets: what the application gets, what the client gets, and what goes wrong."""
 
 import asyncio
+import contextlib
 import gzip
 
 import pytest
@@ -735,3 +736,115 @@ async def test_an_application_s_reason_phrase_is_replaced_by_ours() -> None:
     ) as web:
         answer = await web.get("/api/")
         assert (answer.status, answer.reason) == (404, "Not Found")
+
+
+# ----- other protocols --------------------------------------------------------------------------------
+
+SWITCHED = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n"
+UPGRADE = b"GET /api/ HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n"
+
+
+async def echo_protocol(seen: Seen) -> None:
+    """Changes to a protocol that sends everything back, and says hello first."""
+    assert (seen.values("connection"), seen.values("upgrade")) == ([b"upgrade"], [b"echo"])
+    await seen.answer(SWITCHED + b"hello")
+    while data := await seen.reader.read(65536):
+        await seen.answer(data)
+    seen.writer.close()
+
+
+async def test_an_upgraded_connection_carries_bytes_both_ways() -> None:
+    app = Application(echo_protocol)
+    async with running(app) as web:
+        client = await web.connect()
+        client.writer.write(UPGRADE + b"first")  # and does not wait for 101
+        head = Answer.parse(await client.head())
+        assert (head.status, head.values("connection"), head.values("upgrade")) == (
+            101,
+            ["upgrade"],
+            ["echo"],
+        )
+        assert head.values("transfer-encoding") == head.values("content-length") == []
+        assert await client.reader.readexactly(10) == b"hellofirst"
+        data = bytes(range(256)) * 4096
+        async with asyncio.TaskGroup() as group:
+            back = group.create_task(client.reader.readexactly(len(data)))
+            client.writer.write(data)
+        assert back.result() == data
+        client.writer.write_eof()
+        assert await client.rest() == b""
+        client.writer.close()
+        await app.closed.wait()
+        assert web.pool.servers[0].sessions == 0
+
+
+async def test_either_end_ends_it_for_both() -> None:
+    for who in ("client", "application"):
+        app = Application(echo_protocol)
+        async with running(app) as web:
+            client = await web.connect()
+            client.writer.write(UPGRADE)
+            await client.head()
+            assert await client.reader.readexactly(5) == b"hello"
+            if who == "client":
+                client.reset()
+            else:
+                app.seen[0].reset()
+                with contextlib.suppress(ConnectionResetError):
+                    assert await client.rest() == b""
+                client.writer.close()
+            await app.closed.wait()
+            await until(lambda web=web: web.pool.servers[0].sessions == 0)
+
+
+async def test_an_upgraded_connection_on_which_nothing_moves_is_ended() -> None:
+    async with running(Application(echo_protocol), tunnel_timeout=0.2) as web:
+        client = await web.connect()
+        client.writer.write(UPGRADE)
+        with contextlib.suppress(ConnectionResetError):
+            assert (await client.rest()).endswith(b"hello")
+        client.writer.close()
+
+
+async def test_an_application_may_decline() -> None:
+    app = Application(answering(ok(b"plain"), close=False))
+    async with running(app) as web:
+        client = await web.connect()
+        for _ in range(2):
+            client.writer.write(UPGRADE)
+            answer = await client.answer()
+            assert (answer.status, answer.body, answer.values("upgrade")) == (200, b"plain", [])
+        client.writer.close()
+        assert app.connections == 1
+
+
+async def test_every_request_has_an_id_and_time() -> None:
+    app = Application()
+    async with running(app, response_timeout=7.5) as web:
+        first = await web.get("/api/")
+        second = await web.get("/api/", b"X-Request-Id: mine-1", b"traceparent: 00-0af7-b7ad-01")
+        ids = [seen.values("x-request-id")[0].decode() for seen in app.seen]
+        assert len(ids[0]) == 32
+        assert ids[1] == "mine-1"
+        assert [first.value("x-request-id"), second.value("x-request-id")] == ids
+        assert app.seen[1].values("traceparent") == [b"00-0af7-b7ad-01"]
+        assert app.seen[0].values("x-request-timeout") == [b"7.5"]
+
+
+async def test_a_stream_of_events_is_not_held_back() -> None:
+    go = asyncio.Event()
+
+    async def behave(seen: Seen) -> None:
+        await seen.answer(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: 1\n\n")
+        await go.wait()
+        await seen.answer(b"data: 2\n\n")
+        seen.writer.close()
+
+    async with running(Application(behave)) as web:
+        client = await web.connect()
+        client.writer.write(b"GET /api/ HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        await client.head()
+        assert await client.reader.readuntil(b"1\n\n\r\n") == b"9\r\ndata: 1\n\n\r\n"
+        go.set()
+        assert await client.rest() == b"9\r\ndata: 2\n\n\r\n0\r\n\r\n"
+        client.writer.close()

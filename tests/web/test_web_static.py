@@ -1,6 +1,8 @@
 """Files on a real socket: what is served, what is not, and what must not get out."""
 
+import asyncio
 import email
+import gzip
 import os
 import resource
 from pathlib import Path
@@ -302,3 +304,112 @@ async def test_without_a_root_there_is_nothing() -> None:
         assert (await web.get("/")).status == 404
         assert (await web.get("/healthz")).body == b"ok\n"
         assert (await web.get("/readyz")).body == b"ok\n"
+
+
+# ----- variants, caching, fallbacks -------------------------------------------------------------------
+
+SCRIPT = b"let answer = 42;\n" * 100
+
+
+@pytest.mark.parametrize(
+    ("accepted", "coding"),
+    [
+        (b"gzip", "gzip"),
+        (b"br, gzip", "br"),
+        (b"gzip;q=1.0, br;q=0.5", "gzip"),
+        (b"br;q=0, gzip;q=0.1", "gzip"),
+        (b"*", "br"),
+        (b"*;q=0", None),
+        (b"identity, gzip;q=0.5", None),
+        (b"deflate", None),
+        (b"", None),
+    ],
+)
+async def test_variants_are_chosen_by_weight(root: Path, accepted: bytes, coding: str | None) -> None:
+    """aiohttp served `br;q=0` as br."""
+    (root / "lib.js").write_bytes(SCRIPT)
+    (root / "lib.js.br").write_bytes(b"brotli")
+    async with running(root=root) as web:
+        plain = await web.get("/lib.js")
+        assert (plain.body, plain.value("vary"), plain.value("content-encoding")) == (
+            *(SCRIPT, "Accept-Encoding", None),
+        )
+        answer = await web.get("/lib.js", b"Accept-Encoding: " + accepted)
+        assert answer.value("content-encoding") == coding
+        assert answer.value("vary") == "Accept-Encoding"
+        assert answer.value("content-type") == "text/javascript; charset=utf-8"
+        if coding == "br":
+            assert answer.body == b"brotli"
+        elif coding == "gzip":
+            assert gzip.decompress(answer.body) == SCRIPT
+        tags = {plain.value("etag"), answer.value("etag")}
+        assert len(tags) == (1 if coding is None else 2), "each is a representation of its own"
+        again = await web.get(
+            "/lib.js",
+            b"Accept-Encoding: " + accepted,
+            b"If-None-Match: " + (answer.value("etag") or "").encode(),
+        )
+        assert again.status == 304
+
+
+async def test_a_sibling_that_is_older_than_its_file_is_of_another_version(root: Path) -> None:
+    (root / "lib.js").write_bytes(SCRIPT)
+    (root / "lib.js.br").write_bytes(b"brotli of before")
+    os.utime(root / "lib.js.br", (1, 1))
+    async with running(root=root) as web:
+        assert (await web.get("/lib.js", b"Accept-Encoding: br")).value("content-encoding") is None
+
+
+async def test_siblings_of_large_files(root: Path) -> None:
+    (root / "big.gz").write_bytes(b"smaller")
+    async with running(root=root) as web:
+        answer = await web.get("/big", b"Accept-Encoding: gzip")
+        assert (answer.body, answer.value("content-encoding")) == (b"smaller", "gzip")
+        assert (await web.get("/big")).value("vary") == "Accept-Encoding"
+        part = await web.get("/big", b"Accept-Encoding: gzip", b"Range: bytes=0-3")
+        assert (part.body, part.value("content-encoding")) == (BIG[:4], None)
+
+
+async def test_a_file_that_changes_is_served_anew_within_a_second(root: Path) -> None:
+    async with running(root=root) as web:
+        assert (await web.get("/digits")).body == b"0123456789"
+        (root / "digits").write_bytes(b"other")
+        async with asyncio.timeout(3):
+            while (await web.get("/digits")).body != b"other":  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        (root / "digits").unlink()
+        async with asyncio.timeout(3):
+            while (await web.get("/digits")).status != 404:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+
+async def test_cache_control_by_pattern(root: Path) -> None:
+    rules = ("/sub/*=public, max-age=31536000, immutable", "/*.js=max-age=60", "/app*=no-store")
+    async with running(root=root, cache_control=rules) as web:
+        for path, value in [
+            ("/sub/", "public, max-age=31536000, immutable"),
+            ("/app.js", "max-age=60"),
+            ("/digits", "no-cache"),
+            ("/big", "no-cache"),
+        ]:
+            assert (await web.get(path)).value("cache-control") == value
+
+
+async def test_a_site_of_one_page(root: Path) -> None:
+    async with running(root=root, fallback="/index.html") as web:
+        for path in ("/deep/link", "/missing", "/empty/"):
+            answer = await web.get(path)
+            assert (answer.status, answer.body) == (200, b"<h1>front</h1>")
+        assert (await web.get("/.env")).body == b"<h1>front</h1>"
+        assert (await web.get("/digits")).body == b"0123456789"
+
+
+async def test_error_pages_are_for_people(root: Path) -> None:
+    (root / "404.html").write_text("<h1>nothing here</h1>")
+    async with running(root=root, error_page=("404=/404.html", "405=/absent.html")) as web:
+        page = await web.get("/missing", b"Accept: text/html")
+        assert (page.status, page.body) == (404, b"<h1>nothing here</h1>")
+        assert page.value("content-type") == "text/html; charset=utf-8"
+        assert (await web.get("/missing")).value("content-type") == "application/problem+json"
+        absent = await web.get("/digits", b"Accept: text/html", method="PUT")
+        assert (absent.status, b"<h1>405" in absent.body) == (405, True)
