@@ -21,7 +21,7 @@ from scaleup.processes.tasks import Tasks
 from scaleup.web.body import Body
 from scaleup.web.framing import LAST_CHUNK, chunk, has_body, request_length
 from scaleup.web.problems import Problem
-from scaleup.web.reply import Broken, Reply
+from scaleup.web.reply import Broken, Frame, Reply
 from scaleup.web.stream import Stream
 from scaleup.web.syntax import (
     END,
@@ -35,6 +35,7 @@ from scaleup.web.syntax import (
 
 LINGER_SECONDS = 1.0
 """How long a client may take to read an error; everything that it sends meanwhile is thrown away."""
+JOINED_BYTES = 64 * 1024
 TURN = 16
 """Requests of one client that are answered in a row, when they have all arrived."""
 
@@ -205,19 +206,32 @@ class Connection(Stream):
             if sends_body and reply.length is None and is_http11:
                 frame, about = chunk, about + b"Transfer-Encoding: chunked\r\n"
         try:
-            self.write(reply.head(about))
-            if sends_body and reply.content:
-                self.write(reply.content)
-            if sends_body and source is not None:
-                await source.send(self, frame, seconds)
-                if frame is chunk:
-                    self.write(LAST_CHUNK)
+            head = reply.head(about)
+            if not sends_body:
+                self.write(head)
+            elif source is None:
+                self._write_both(head, reply.content)
+            else:
+                first, is_all = source.at_hand()
+                self._write_both(head, _framed(first, frame, is_all))
+                if not is_all:
+                    await source.send(self, frame, seconds)
+                    if frame is chunk:
+                        self.write(LAST_CHUNK)
         finally:
             if source is not None:
                 source.close()
         self._is_sending = False
         if not self._may_write:
             await self.drain(self.loop.time() + seconds)
+
+    def _write_both(self, head: bytes, first: bytes) -> None:
+        """To join what is small costs less than another system call."""
+        if len(first) <= JOINED_BYTES:
+            self.write(head + first)
+        else:
+            self.write(head)
+            self.write(first)
 
     async def _linger(self) -> None:
         """Raises TimeoutError when the client does not take the response."""
@@ -237,6 +251,13 @@ def _may_go_on(head: RequestHead) -> bool:
         return head.is_http11
     wanted = members(named)
     return b"close" not in wanted if head.is_http11 else b"keep-alive" in wanted
+
+
+def _framed(first: bytes, frame: Frame, is_all: bool) -> bytes:
+    if frame is not chunk:
+        return first
+    begun = chunk(first) if first else b""  # an empty chunk would be the last one
+    return begun + LAST_CHUNK if is_all else begun
 
 
 def _as_it_is(piece: bytes) -> bytes:

@@ -69,6 +69,15 @@ class Response:
         goes_on = b"close" not in wanted if self.head.is_http11 else b"keep-alive" in wanted
         return goes_on and self._is_complete and self._upload.is_complete and self.head.status != 101
 
+    def at_hand(self) -> tuple[bytes, bool]:
+        """See `Source`."""
+        if self._is_complete:
+            return b"", True
+        try:
+            return self._take(), self._is_complete
+        except SyntaxFault as fault:
+            raise self._broken(Failure(502, "cut_off", str(fault), was_sent=True)) from None
+
     async def send(self, to: Stream, frame: Frame, seconds: float) -> None:
         """See `Source`."""
         while piece := await self._next():
@@ -124,19 +133,16 @@ class Response:
 
 
 class Upload:
-    """The request's body, on its way to the application."""
+    """A request on its way to the application: its head, and its body as that comes. Raises ConnectionError."""
 
-    def __init__(self, to: Stream, body: Body, seconds: float, tasks: Tasks) -> None:
+    def __init__(self, to: Stream, head: bytes, body: Body, seconds: float, tasks: Tasks) -> None:
         self._to, self._body, self._seconds = to, body, seconds
         self._began = to.loop.time()
         self._task: asyncio.Task[None] | None = None
-        self.is_complete = body.is_complete
-        if body.is_complete:
-            return
-        if (whole := body.at_hand()) is not None:
-            to.write(whole)
-            self.is_complete = True
-        else:
+        whole = b"" if body.is_complete else body.at_hand()
+        self.is_complete = whole is not None
+        to.write(head + whole if whole else head)
+        if not self.is_complete:
             self._task = tasks.spawn(self._run(), name="body of a request")
 
     def deadline(self) -> float:
@@ -183,8 +189,7 @@ async def exchange(
     upload: Upload | None = None
     outcome: Response | Failure
     try:
-        connection.write(request)
-        upload = Upload(connection, body, seconds, tasks)
+        upload = Upload(connection, request, body, seconds, tasks)
         outcome = await _response(connection, method, seconds, upload, interim)
     except TimeoutError:
         detail = f"no response within {seconds:g} s"

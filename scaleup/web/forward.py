@@ -257,6 +257,9 @@ class _Relayed:
     def __init__(self, forwarder: Forwarder, server: Server, response: Response) -> None:
         self._forwarder, self._server, self.response = forwarder, server, response
 
+    def at_hand(self) -> tuple[bytes, bool]:
+        return self.response.at_hand()
+
     async def send(self, to: Stream, frame: Frame, seconds: float) -> None:
         await self.response.send(to, frame, seconds)
 
@@ -269,6 +272,9 @@ class _Tunnelled:
 
     def __init__(self, relayed: _Relayed, seconds: float) -> None:
         self._relayed, self._seconds = relayed, seconds
+
+    def at_hand(self) -> tuple[bytes, bool]:
+        return b"", False
 
     async def send(self, to: Stream, frame: Frame, seconds: float) -> None:
         await tunnel(to, self._relayed.response.connection, self._seconds)

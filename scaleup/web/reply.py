@@ -37,8 +37,15 @@ Frame = Callable[[bytes], bytes]
 
 
 class Source(Protocol):
+    def at_hand(self) -> tuple[bytes, bool]:
+        """What can be sent along with the head, and whether that is all. Called once, before `send`.
+
+        Raises Broken.
+        """
+        ...
+
     async def send(self, to: Stream, frame: Frame, seconds: float) -> None:
-        """Send all of it; the client may stay behind for so many seconds.
+        """Send all the rest; the client may stay behind for so many seconds.
 
         Raises Broken; TimeoutError and ConnectionError when it is the client that failed.
         """

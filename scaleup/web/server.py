@@ -72,6 +72,8 @@ class WebServer:
             log.warning("%d connections were still busy after %g s and are cut off", left, seconds)
         if self._forwarder is not None:
             await self._forwarder.close()
+        if self._files is not None:
+            self._files.close()
 
     async def _answer(self, request: Request) -> Reply:
         """Raises CancelledError when the client has left."""

@@ -1,8 +1,8 @@
 """Files as responses: small ones from memory, large ones from the page cache by sendfile.
 
-A small file is read once, with its variants (`.br`, `.gz`, or compressed here), and its fields are put together
-then. For a second it is answered without looking at the disk; then it is found again as if for the first time,
-in a thread.
+A file is opened once, with its variants (`.br`, `.gz`, or compressed here); what is small is read, and the fields
+of its responses are put together then. For a second it is answered without looking at the disk; then it is found
+again as if for the first time, in a thread.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from scaleup.web.conditions import (
     requested_spans,
 )
 from scaleup.web.connection import Request
-from scaleup.web.disk import SUFFIXES, Disk, File, Folder, Found, compressed, version_of
+from scaleup.web.disk import SUFFIXES, Disk, File, Folder, compressed, version_of
 from scaleup.web.encoding import IDENTITY, choose
 from scaleup.web.problems import Problem
 from scaleup.web.reply import Broken, Frame, Reply, lines_of, reply
@@ -32,12 +32,12 @@ from scaleup.web.stream import Stream
 from scaleup.web.syntax import Field, RequestHead
 from scaleup.web.targets import Target
 
-MAX_CACHED_BYTES = 512 * 1024
-"""Of a file; a larger one costs little more by sendfile."""
+IN_MEMORY_BYTES = 64 * 1024
+"""Of a file; a larger one costs less by sendfile, which copies nothing."""
+COMPRESSED_BYTES = range(512, 1024 * 1024)
+"""What fits in a packet anyhow is not compressed, nor what would take a thread too long."""
 CACHE_BYTES = 64 * 1024 * 1024
 FRESH_SECONDS = 1.0
-MIN_COMPRESSED_BYTES = 512
-"""What fits in a packet anyhow is not compressed."""
 PIECE_BYTES = 128 * 1024
 """Read at a time where sendfile cannot be used, in TLS."""
 
@@ -95,7 +95,7 @@ class Files:
     ) -> None:
         self._disk, self._fields, self._boundary = disk, tuple(fields), boundary
         self._caching, self._fallback = caching, fallback
-        self._cache = Cache(CACHE_BYTES)
+        self._cache: Cache[File] = Cache(CACHE_BYTES)
         self._loop = asyncio.get_running_loop()
 
     def at_hand(self, request: Request) -> Reply | None:
@@ -114,67 +114,72 @@ class Files:
             allow = (b"Allow", ", ".join(METHODS).encode())
             raise Problem(405, "Files can only be read.", fields=[allow])
         path = target.canonical
-        entry = self._cache.get(path, self._loop.time())
-        if entry is not None:
-            return self._answer(head, path, entry)
-        try:
-            found = await self._load(path, target.segments, is_folder=target.is_folder)
-        except Problem as problem:
-            if problem.status != 404 or self._fallback is None:
-                raise
-            found = await self._load(self._fallback, _segments(self._fallback), is_folder=False)
-        match found:
-            case Folder():
-                return reply(301, [(b"Location", f"{path}/{target.query}".encode()), *self._fields])
-            case Entry():
-                return self._answer(head, path, found)
-            case _:
-                return self._answer_large(head, path, found)
+        entry: Entry[File] | Folder | None = self._cache.get(path, self._loop.time())
+        if entry is None:
+            try:
+                entry = await self._load(path, target.segments, is_folder=target.is_folder)
+            except Problem as problem:
+                if problem.status != 404 or self._fallback is None:
+                    raise
+                entry = await self._load(self._fallback, _segments(self._fallback), is_folder=False)
+        if isinstance(entry, Folder):
+            return reply(301, [(b"Location", f"{path}/{target.query}".encode()), *self._fields])
+        return self._answer(head, path, entry)
 
     async def page(self, path: str) -> bytes | None:
         """The content of a file, for an error page; None when it is absent, or large."""
-        entry = self._cache.get(path, self._loop.time())
+        entry: Entry[File] | Folder | None = self._cache.get(path, self._loop.time())
         if entry is None:
             try:
-                found = await self._load(path, _segments(path), is_folder=False)
+                entry = await self._load(path, _segments(path), is_folder=False)
             except Problem:
                 return None
-            entry = found if isinstance(found, Entry) else None
-        return None if entry is None else entry.variants[IDENTITY].content
+        if isinstance(entry, Folder):
+            return None
+        content = entry.variants[IDENTITY].content
+        return content if isinstance(content, bytes) else None
 
-    # ----- from the disk into memory ---------------------------------------------------------------
+    def close(self) -> None:
+        """Lets go of all files."""
+        self._cache.clear()
 
-    async def _load(
-        self, path: str, segments: tuple[bytes, ...], *, is_folder: bool
-    ) -> Entry | Found | Folder:
+    # ----- from the disk ---------------------------------------------------------------------------
+
+    async def _load(self, path: str, segments: tuple[bytes, ...], *, is_folder: bool) -> Entry[File] | Folder:
         """Raises Problem."""
         self._cache.drop(path)
-        found = await self._loop.run_in_executor(None, self._read, path, segments, is_folder)
-        if isinstance(found, Entry):
-            found.fresh_until = self._loop.time() + FRESH_SECONDS
-            self._cache.put(path, found)
-        return found
+        entry = await self._loop.run_in_executor(None, self._read, path, segments, is_folder)
+        if isinstance(entry, Entry):
+            entry.fresh_until = self._loop.time() + FRESH_SECONDS
+            self._cache.put(path, entry)
+        return entry
 
-    def _read(self, path: str, segments: tuple[bytes, ...], is_folder: bool) -> Entry | Found | Folder:
+    def _read(self, path: str, segments: tuple[bytes, ...], is_folder: bool) -> Entry[File] | Folder:
         """In a thread."""
         found = self._disk.find(segments, is_folder=is_folder)
-        if isinstance(found, Folder) or found.files[IDENTITY].size > MAX_CACHED_BYTES:
+        if isinstance(found, Folder):
             return found
         content_type = _content_type(found.name)
-        contents = {coding: (file.version, file.read(0, file.size)) for coding, file in found.files.items()}
+        contents: dict[bytes, tuple[Version, bytes | File]] = {
+            coding: (file.version, file.read(0, file.size) if file.size <= IN_MEMORY_BYTES else file)
+            for coding, file in found.files.items()
+        }
         plain = found.files[IDENTITY]
-        if b"gzip" not in contents and plain.size >= MIN_COMPRESSED_BYTES and _is_compressible(content_type):
-            smaller = compressed(contents[IDENTITY][1])
+        if b"gzip" not in contents and plain.size in COMPRESSED_BYTES and _is_compressible(content_type):
+            smaller = compressed(plain.read(0, plain.size))
             if len(smaller) < 0.9 * plain.size:
                 contents[b"gzip"] = version_of(plain.modified_ns, plain.size, b"gzip"), smaller
         varies = len(contents) > 1
         variants = {
             coding: Variant(
-                version, content, lines_of(self._describe(path, content_type, version, coding, varies=varies))
+                version,
+                lines_of(self._describe(path, content_type, version, coding, varies=varies)),
+                len(content) if isinstance(content, bytes) else content.size,
+                content,
             )
             for coding, (version, content) in contents.items()
         }
-        return Entry(variants, content_type, 0.0)
+        return Entry(content_type, variants)
 
     def _describe(
         self, path: str, content_type: bytes, version: Version, coding: bytes, *, varies: bool
@@ -193,79 +198,59 @@ class Files:
             fields.append((b"Vary", b"Accept-Encoding"))
         return [*fields, *self._fields]
 
-    # ----- from memory to the client ---------------------------------------------------------------
+    # ----- to the client ---------------------------------------------------------------------------
 
-    def _answer(self, head: RequestHead, path: str, entry: Entry) -> Reply:
+    def _answer(self, head: RequestHead, path: str, entry: Entry[File]) -> Reply:
         """Raises Problem 412, 416."""
-        named, variants = head.named, entry.variants
-        coding = IDENTITY
+        named, variants, coding = head.named, entry.variants, IDENTITY
         # Ranges are of the file as it is: what was compressed here may be compressed otherwise tomorrow.
         if len(variants) > 1 and b"range" not in named:
             coding = choose(named.get(b"accept-encoding"), [it for it in SUFFIXES if it in variants])
         variant = variants[coding]
-        content = variant.content
-        if CONDITIONAL.isdisjoint(named):
-            return Reply(200, (), content, len(content), lines=variant.lines)
-        spans = _condition(head, variant.version, len(content))
-        if spans is None:
-            return Reply(304, (), lines=variant.lines)
-        if not spans:
-            return Reply(200, (), content, len(content), lines=variant.lines)
-        if len(spans) == 1:
-            (span,) = spans
-            piece = content[span.start : span.end]
-            return Reply(206, [_content_range(span, len(content))], piece, len(piece), lines=variant.lines)
-        parts = self._parts(entry.content_type, spans, len(content))
-        pieces = [content[part.start : part.end] if isinstance(part, Span) else part for part in parts.parts]
-        fields = self._describe(path, parts.content_type, variant.version, coding, varies=len(variants) > 1)
-        return reply(206, fields, b"".join(pieces))
-
-    def _answer_large(self, head: RequestHead, path: str, found: Found) -> Reply:
-        """Raises Problem 412, 416."""
-        files, coding = found.files, IDENTITY
-        if len(files) > 1 and b"range" not in head.named:
-            coding = choose(head.named.get(b"accept-encoding"), [it for it in SUFFIXES if it in files])
-        file, content_type = files[coding], _content_type(found.name)
-        fields = self._describe(path, content_type, file.version, coding, varies=len(files) > 1)
+        content, size, lines = variant.content, variant.size, variant.lines
         spans: list[Span] | None = []
-        if not CONDITIONAL.isdisjoint(head.named):
-            spans = _condition(head, file.version, file.size)
+        if not CONDITIONAL.isdisjoint(named):
+            spans = _condition(head, variant.version, size)
         if spans is None:
-            return Reply(304, fields)
+            return Reply(304, (), lines=lines)
         if not spans:
-            return Reply(200, fields, length=file.size, source=_Parts(file, [Span(0, file.size)]))
+            if isinstance(content, bytes):
+                return Reply(200, (), content, size, lines=lines)
+            return Reply(200, (), length=size, source=_Parts(content, [Span(0, size)]), lines=lines)
         if len(spans) == 1:
-            fields.append(_content_range(spans[0], file.size))
-            return Reply(206, fields, length=spans[0].length, source=_Parts(file, spans))
-        parts = self._parts(content_type, spans, file.size)
-        fields = self._describe(path, parts.content_type, file.version, coding, varies=len(files) > 1)
-        return Reply(206, fields, length=parts.length, source=_Parts(file, parts.parts))
-
-    def _parts(self, content_type: bytes, spans: Sequence[Span], size: int) -> _Multipart:
-        """RFC 9110 §14.6."""
-        boundary, parts = self._boundary(), list[bytes | Span]()
-        for span in spans:
-            fields = [(b"Content-Type", content_type), _content_range(span, size)]
-            parts += (b"\r\n--%b\r\n%b\r\n" % (boundary, lines_of(fields)), span)
-        parts.append(b"\r\n--%b--\r\n" % boundary)
-        return _Multipart(b"multipart/byteranges; boundary=" + boundary, parts)
+            fields = [(b"Content-Range", _content_range(spans[0], size))]
+            return Reply(206, fields, length=spans[0].length, source=_Parts(content, spans), lines=lines)
+        boundary = self._boundary()
+        parts = _multipart(entry.content_type, boundary, spans, size)
+        several = b"multipart/byteranges; boundary=" + boundary
+        fields = self._describe(path, several, variant.version, coding, varies=len(variants) > 1)
+        length = sum(part.length if isinstance(part, Span) else len(part) for part in parts)
+        return Reply(206, fields, length=length, source=_Parts(content, parts))
 
 
-@dataclass(frozen=True, slots=True)
-class _Multipart:
-    content_type: bytes
-    parts: list[bytes | Span]
-
-    @property
-    def length(self) -> int:
-        return sum(part.length if isinstance(part, Span) else len(part) for part in self.parts)
+def _multipart(content_type: bytes, boundary: bytes, spans: Sequence[Span], size: int) -> list[bytes | Span]:
+    """RFC 9110 §14.6."""
+    parts = list[bytes | Span]()
+    for span in spans:
+        fields = [(b"Content-Type", content_type), (b"Content-Range", _content_range(span, size))]
+        parts += (b"\r\n--%b\r\n%b\r\n" % (boundary, lines_of(fields)), span)
+    parts.append(b"\r\n--%b--\r\n" % boundary)
+    return parts
 
 
 class _Parts:
     """Parts of a file, and what stands between them, as a `Source`."""
 
-    def __init__(self, file: File, parts: Sequence[bytes | Span]) -> None:
-        self._file, self._parts = file, parts
+    def __init__(self, content: bytes | File, parts: Sequence[bytes | Span]) -> None:
+        self._content, self._parts = content, parts
+
+    def at_hand(self) -> tuple[bytes, bool]:
+        content = self._content
+        if not isinstance(content, bytes):
+            return b"", False
+        return b"".join(
+            [content[part.start : part.end] if isinstance(part, Span) else part for part in self._parts]
+        ), True
 
     async def send(self, to: Stream, frame: Frame, seconds: float) -> None:
         for part in self._parts:
@@ -275,12 +260,14 @@ class _Parts:
                 raise Broken("the file became shorter while it was sent", 500)
 
     async def _send(self, to: Stream, span: Span, seconds: float) -> int:
+        file = self._content
+        assert isinstance(file, File)
         if to.is_plain:
-            return await to.send_file(self._file, span.start, span.length, seconds)
+            return await to.send_file(file, span.start, span.length, seconds)
         sent = 0
         while sent < span.length:
             count = min(span.length - sent, PIECE_BYTES)
-            piece = await to.loop.run_in_executor(None, self._file.read, span.start + sent, count)
+            piece = await to.loop.run_in_executor(None, file.read, span.start + sent, count)
             if not piece:
                 break
             to.write(piece)
@@ -309,8 +296,8 @@ def _condition(head: RequestHead, version: Version, size: int) -> list[Span] | N
         ) from None
 
 
-def _content_range(span: Span, size: int) -> Field:
-    return b"Content-Range", b"bytes %d-%d/%d" % (span.start, span.end - 1, size)
+def _content_range(span: Span, size: int) -> bytes:
+    return b"bytes %d-%d/%d" % (span.start, span.end - 1, size)
 
 
 def _content_type(name: str) -> bytes:

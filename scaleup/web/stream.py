@@ -104,8 +104,7 @@ class Stream(asyncio.Protocol):
 
     async def more(self, deadline: float) -> bool:
         """Wait until more has arrived; False: there will be no more. Raises TimeoutError, ConnectionError."""
-        if self.is_lost:
-            raise ConnectionResetError("the connection was lost")
+        self._refuse_lost()
         if self.is_at_end:
             return False
         if not self._reads:
@@ -123,16 +122,14 @@ class Stream(asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         """Raises ConnectionError. To be followed by `drain` where there may be much."""
-        if self.is_lost:
-            raise ConnectionResetError("the connection was lost")
+        self._refuse_lost()
         self.transport.write(data)
 
     async def drain(self, deadline: float) -> None:
         """Until the transport takes more. Raises TimeoutError, ConnectionError."""
         while not self._may_write and not self.is_lost:
             await self._writable.until(deadline)
-        if self.is_lost:
-            raise ConnectionResetError("the connection was lost")
+        self._refuse_lost()
 
     async def flush(self, deadline: float) -> None:
         """Until all has gone to the kernel. Raises TimeoutError, ConnectionError."""
@@ -142,37 +139,40 @@ class Stream(asyncio.Protocol):
             self.transport.set_write_buffer_limits()
 
     async def send_file(self, file: HasFileno, start: int, count: int, seconds: float) -> int:
-        """From the page cache to the socket. Returns how much was there; `seconds`: for each step.
+        """From the page cache to the socket; uvloop has no sendfile. Returns how much was there.
 
-        uvloop has no sendfile, and two loops may not wait for one descriptor, hence the duplicate. Raises
-        TimeoutError, ConnectionError.
+        `seconds`: for each step. Raises TimeoutError, ConnectionError.
         """
         await self.flush(self.loop.time() + seconds)
         sent, source = 0, file.fileno()
-        out = os.dup(self.transport.get_extra_info("socket").fileno())
-        try:
-            while sent < count:
-                try:
-                    done = os.sendfile(out, source, start + sent, min(count - sent, SENDFILE_BYTES))
-                except BlockingIOError:
-                    await self._until_writable(out, self.loop.time() + seconds)
-                    continue
-                if not done:
-                    break
-                sent += done
+        while sent < count:
+            # Asked for each time: a connection that was lost has no descriptor any more, or somebody else has it.
+            out = self.transport.get_extra_info("socket").fileno()
+            try:
+                done = os.sendfile(out, source, start + sent, min(count - sent, SENDFILE_BYTES))
+            except BlockingIOError:
+                await self._until_writable(out, self.loop.time() + seconds)
+                continue
+            if not done:
+                break
+            sent += done
+            if sent < count:
                 await asyncio.sleep(0)
-                if self.is_lost:
-                    raise ConnectionResetError("the connection was lost")
-        finally:
-            os.close(out)
+                self._refuse_lost()
         return sent
 
     async def _until_writable(self, descriptor: int, deadline: float) -> None:
-        self.loop.add_writer(descriptor, self._writable.wake)
+        """The transport has its own interest in the descriptor, and two parts of a loop may not share one."""
+        duplicate = os.dup(descriptor)
+        self.loop.add_writer(duplicate, self._writable.wake)
         try:
             await self._writable.until(deadline)
         finally:
-            self.loop.remove_writer(descriptor)
+            self.loop.remove_writer(duplicate)
+            os.close(duplicate)
+        self._refuse_lost()
+
+    def _refuse_lost(self) -> None:
         if self.is_lost:
             raise ConnectionResetError("the connection was lost")
 

@@ -31,6 +31,7 @@ _FIELD = rb"%b++:[\t\x20-\x7e\x80-\xff]*+\r\n" % _TOKEN
 _REQUEST_LINE = re.compile(rb"([A-Z][A-Z0-9-]*+) ([!-~]++) HTTP/1\.([01])\r\n")
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9]{2})(?: [^\r\n]*+)?\r\n")
 _FIELDS = re.compile(rb"(?:%b)*+\r\n" % _FIELD)
+_SPLIT = re.compile(rb"([^:]+):[ \t]*([^\r]*)\r\n")
 _FIRST_LINE_BEGUN = re.compile(rb"[A-Z][A-Z0-9-]*+(?: [!-~]*+(?: [!-~]*+)?+)?+\r?")
 
 
@@ -71,7 +72,7 @@ def read_request(head: bytes) -> RequestHead:
     method, target, minor = line.groups()
     if len(target) > MAX_LINE_BYTES:
         raise SyntaxFault(414, "The request target is too long.")
-    fields, named = _fields(head[line.end() : -4])
+    fields, named = _fields(head[line.end() : -2])
     if len(fields) > MAX_FIELDS:
         raise SyntaxFault(431, "There are too many header fields.")
     if len(head) > MAX_LINE_BYTES and any(len(name) + len(value) > MAX_LINE_BYTES for name, value in fields):
@@ -84,7 +85,7 @@ def read_response(head: bytes) -> ResponseHead:
     line = _STATUS_LINE.match(head)
     if line is None or not _FIELDS.fullmatch(head, line.end()):
         raise SyntaxFault(502, "the response is not HTTP/1.1")
-    fields, named = _fields(head[line.end() : -4])
+    fields, named = _fields(head[line.end() : -2])
     return ResponseHead(int(line[2]), line[1] == b"1", fields, named)
 
 
@@ -103,18 +104,19 @@ def read_trailers(section: bytes) -> list[Field]:
     """The fields after the last chunk; `section`: up to and with the empty line. Raises SyntaxFault."""
     if not _FIELDS.fullmatch(section):
         raise SyntaxFault(400, "The trailers are not fields.")
-    return _fields(section[:-4])[0]
+    return _fields(section[:-2])[0]
 
 
 def _fields(block: bytes) -> tuple[list[Field], dict[bytes, bytes]]:
-    fields: list[Field] = []
-    named: dict[bytes, bytes] = {}
-    if block:
-        for line in block.split(b"\r\n"):
-            name, _, value = line.partition(b":")
-            value = value.strip(b" \t")
+    """`block`: lines that were checked."""
+    fields: list[Field] = _SPLIT.findall(block)
+    if b" \r" in block or b"\t\r" in block:
+        fields = [(name, value.rstrip(b" \t")) for name, value in fields]
+    named = {name.lower(): value for name, value in fields}
+    if len(named) < len(fields):
+        named.clear()
+        for name, value in fields:
             key = name.lower()
-            fields.append((name, value))
             named[key] = value if key not in named else named[key] + b", " + value
     return fields, named
 
