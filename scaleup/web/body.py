@@ -72,6 +72,8 @@ class Body:
 
     def at_hand(self) -> bytes | None:
         """All of it, if it has arrived; else None."""
+        if self.is_complete:
+            return b""
         if self._chunks is not None or self.is_awaited or len(self._stream.received) < self._left:
             return None
         self.has_begun = True

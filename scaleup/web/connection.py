@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from scaleup.processes.tasks import Tasks
 from scaleup.web.body import Body
-from scaleup.web.framing import LAST_CHUNK, chunk, has_body, request_length
+from scaleup.web.framing import LAST_CHUNK, chunk, goes_on, has_body, request_length
 from scaleup.web.problems import Problem
 from scaleup.web.reply import Broken, Frame, Reply
 from scaleup.web.stream import Stream
@@ -28,7 +28,6 @@ from scaleup.web.syntax import (
     MAX_HEAD_BYTES,
     RequestHead,
     SyntaxFault,
-    members,
     read_request,
     refuse_beginning,
 )
@@ -152,7 +151,7 @@ class Connection(Stream):
         self.on_gone = None
         # RFC 9112 §6.3: without a length and without chunks, the end of the connection is the end of the body
         is_endless = not head.is_http11 and reply.length is None and has_body(head.method, reply.status)
-        is_last = reply.close or self.is_finishing or is_endless or not _may_go_on(head) or not body.skip()
+        is_last = reply.close or self.is_finishing or is_endless or not goes_on(head) or not body.skip()
         try:
             await self._send(reply, head.method, is_http11=head.is_http11, is_last=is_last)
         finally:
@@ -242,15 +241,6 @@ class Connection(Stream):
         with suppress(TimeoutError, ConnectionError):
             while await self.more(deadline):
                 self.received = b""
-
-
-def _may_go_on(head: RequestHead) -> bool:
-    """RFC 9112 §9.3: whether the client would have the connection kept."""
-    named = head.named.get(b"connection")
-    if named is None:
-        return head.is_http11
-    wanted = members(named)
-    return b"close" not in wanted if head.is_http11 else b"keep-alive" in wanted
 
 
 def _framed(first: bytes, frame: Frame, is_all: bool) -> bytes:

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 
 from scaleup.processes.tasks import Tasks
 from scaleup.web.body import Body
-from scaleup.web.framing import LAST_CHUNK, Chunks, chunk, has_body, response_length
+from scaleup.web.framing import LAST_CHUNK, Chunks, chunk, goes_on, has_body, response_length
 from scaleup.web.problems import Problem
 from scaleup.web.reply import Broken, Frame
 from scaleup.web.stream import Stream
-from scaleup.web.syntax import END, MAX_RESPONSE_HEAD_BYTES, ResponseHead, SyntaxFault, members, read_response
+from scaleup.web.syntax import END, MAX_RESPONSE_HEAD_BYTES, ResponseHead, SyntaxFault, read_response
 
 MAX_INTERIM = 16
 """Responses of 1xx before the one that counts."""
@@ -50,12 +50,13 @@ class Response:
         length: int | None,
         method: str,
         seconds: float,
-        upload: Upload,
+        upload: Upload | None,
     ) -> None:
         self.head, self.length = head, length
         self.connection = connection
         self.failure: Failure | None = None
         """How the body failed, if it did."""
+        self.on_close: Callable[[Response], None] | None = None
         self._seconds = seconds
         self._upload = upload
         self._left = length
@@ -65,9 +66,8 @@ class Response:
     @property
     def may_be_kept(self) -> bool:
         """Whether its connection is as good as new."""
-        wanted = members(self.head.named.get(b"connection", b""))
-        goes_on = b"close" not in wanted if self.head.is_http11 else b"keep-alive" in wanted
-        return goes_on and self._is_complete and self._upload.is_complete and self.head.status != 101
+        is_done = self._is_complete and (self._upload is None or self._upload.is_complete)
+        return is_done and self.head.status != 101 and goes_on(self.head)
 
     def at_hand(self) -> tuple[bytes, bool]:
         """See `Source`."""
@@ -85,9 +85,12 @@ class Response:
             await to.drain(to.loop.time() + seconds)
 
     def close(self) -> None:
-        self._upload.stop()
+        if self._upload is not None:
+            self._upload.stop()
         if not self._is_complete:
             self.connection.abort()
+        if self.on_close is not None:
+            self.on_close(self)
 
     async def _next(self) -> bytes:
         """Empty at the end. Raises Broken."""
@@ -133,17 +136,13 @@ class Response:
 
 
 class Upload:
-    """A request on its way to the application: its head, and its body as that comes. Raises ConnectionError."""
+    """A request's body on its way to the application, as it comes."""
 
-    def __init__(self, to: Stream, head: bytes, body: Body, seconds: float, tasks: Tasks) -> None:
+    def __init__(self, to: Stream, body: Body, seconds: float, tasks: Tasks) -> None:
         self._to, self._body, self._seconds = to, body, seconds
         self._began = to.loop.time()
-        self._task: asyncio.Task[None] | None = None
-        whole = b"" if body.is_complete else body.at_hand()
-        self.is_complete = whole is not None
-        to.write(head + whole if whole else head)
-        if not self.is_complete:
-            self._task = tasks.spawn(self._run(), name="body of a request")
+        self._task = tasks.spawn(self._run(), name="body of a request")
+        self.is_complete = False
 
     def deadline(self) -> float:
         """Until when the application may take, as it stands now."""
@@ -151,8 +150,7 @@ class Upload:
         return since + self._seconds
 
     def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
+        self._task.cancel()
 
     async def _run(self) -> None:
         loop, is_chunked = self._to.loop, self._body.length is None
@@ -189,7 +187,10 @@ async def exchange(
     upload: Upload | None = None
     outcome: Response | Failure
     try:
-        upload = Upload(connection, request, body, seconds, tasks)
+        whole = body.at_hand()
+        connection.write(request + whole if whole else request)
+        if whole is None:
+            upload = Upload(connection, body, seconds, tasks)
         outcome = await _response(connection, method, seconds, upload, interim)
     except TimeoutError:
         detail = f"no response within {seconds:g} s"
@@ -211,11 +212,15 @@ async def exchange(
 
 
 async def _response(
-    connection: Stream, method: str, seconds: float, upload: Upload, interim: Callable[[ResponseHead], None]
+    connection: Stream,
+    method: str,
+    seconds: float,
+    upload: Upload | None,
+    interim: Callable[[ResponseHead], None],
 ) -> Response:
     """Raises SyntaxFault, TimeoutError, ConnectionError."""
     for _ in range(MAX_INTERIM):
-        head = read_response(await _head(connection, upload))
+        head = read_response(await _head(connection, seconds, upload))
         if head.status >= 200 or head.status == 101:
             return Response(connection, head, response_length(method, head), method, seconds, upload)
         if head.status != 100:
@@ -223,8 +228,8 @@ async def _response(
     raise SyntaxFault(502, "too many responses of 1xx")
 
 
-async def _head(connection: Stream, upload: Upload) -> bytes:
-    deadline = upload.deadline()
+async def _head(connection: Stream, seconds: float, upload: Upload | None) -> bytes:
+    deadline = connection.loop.time() + seconds
     while True:
         data = connection.received
         end = data.find(END, 0, MAX_RESPONSE_HEAD_BYTES)
@@ -236,6 +241,5 @@ async def _head(connection: Stream, upload: Upload) -> bytes:
             if not await connection.more(deadline):
                 raise ConnectionResetError("the connection was closed")
         except TimeoutError:
-            deadline = upload.deadline()
-            if deadline <= connection.loop.time():
+            if upload is None or (deadline := upload.deadline()) <= connection.loop.time():
                 raise

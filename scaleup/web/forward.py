@@ -23,6 +23,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
 from scaleup.processes.logs import LimitedLog
@@ -82,6 +83,7 @@ class Forwarder:
         self._rules, self._metrics, self._new_id = rules, metrics, new_id
         self._loop = asyncio.get_running_loop()
         self._origins = {server.name: Origin(server, rules.keepalive) for server in pool.servers}
+        self._time = (b"X-Request-Timeout", b"%g" % rules.response_timeout)
         self._tasks = Tasks()
         self._limited = LimitedLog(log, LOG_EVERY_SECONDS, self._loop.time)
 
@@ -183,7 +185,7 @@ class Forwarder:
         """The head of the request to the application."""
         head, body = request.head, request.body
         fields = to_application(head.fields, head.named, hop)
-        fields.append((b"X-Request-Timeout", b"%g" % self._rules.response_timeout))
+        fields.append(self._time)
         if upgrade is not None:
             fields += ((b"Connection", b"upgrade"), (b"Upgrade", upgrade))
         if body.length is None:
@@ -209,23 +211,22 @@ class Forwarder:
 
     def _relay(self, request: Request, server: Server, response: Response, hop: Hop) -> Reply:
         head = response.head
-        source = _Relayed(self, server, response)
+        response.on_close = partial(self._done, server)
         fields = to_client(head.fields, head.named, hop)
         if head.status == 101:
             fields += ((b"Connection", b"upgrade"), (b"Upgrade", head.named.get(b"upgrade", b"")))
-            return Reply(101, fields, source=_Tunnelled(source, self._rules.tunnel_timeout), close=True)
+            return Reply(101, fields, source=_Tunnelled(response, self._rules.tunnel_timeout), close=True)
         return Reply(
             head.status,
             fields,
             # RFC 9110 §8.6: none in 204
             length=None if head.status == 204 else response.length,
-            source=source,
+            source=response,
             close=not request.body.is_complete,  # an early response: what still comes of the body is not read
         )
 
-    def done_with(self, server: Server, response: Response) -> None:
+    def _done(self, server: Server, response: Response) -> None:
         """The response was sent, or will not be."""
-        response.close()
         self._pool.release(server)
         if response.failure is not None:
             self._failed(server, response.failure)
@@ -249,38 +250,20 @@ class Forwarder:
         return Problem(503, "No application server is up; try again soon.", fields=[RETRY_AFTER])
 
 
-class _Relayed:
-    """The body of a response, as a `Source` that takes care of its server."""
-
-    __slots__ = ("_forwarder", "_server", "response")
-
-    def __init__(self, forwarder: Forwarder, server: Server, response: Response) -> None:
-        self._forwarder, self._server, self.response = forwarder, server, response
-
-    def at_hand(self) -> tuple[bytes, bool]:
-        return self.response.at_hand()
-
-    async def send(self, to: Stream, frame: Frame, seconds: float) -> None:
-        await self.response.send(to, frame, seconds)
-
-    def close(self) -> None:
-        self._forwarder.done_with(self._server, self.response)
-
-
 class _Tunnelled:
     """What follows 101 (RFC 9110 §7.8): bytes of another protocol, both ways."""
 
-    def __init__(self, relayed: _Relayed, seconds: float) -> None:
-        self._relayed, self._seconds = relayed, seconds
+    def __init__(self, response: Response, seconds: float) -> None:
+        self._response, self._seconds = response, seconds
 
     def at_hand(self) -> tuple[bytes, bool]:
         return b"", False
 
     async def send(self, to: Stream, frame: Frame, seconds: float) -> None:
-        await tunnel(to, self._relayed.response.connection, self._seconds)
+        await tunnel(to, self._response.connection, self._seconds)
 
     def close(self) -> None:
-        self._relayed.close()
+        self._response.close()
 
 
 def _may_try_again(method: str, failure: Failure, request: Request) -> bool:

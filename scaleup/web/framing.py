@@ -73,6 +73,15 @@ def response_length(method: str, head: ResponseHead) -> int | None:
     return int(value)
 
 
+def goes_on(head: RequestHead | ResponseHead) -> bool:
+    """Whether who sent this would have the connection kept (§9.3)."""
+    named = head.named.get(b"connection")
+    if named is None:
+        return head.is_http11
+    wanted = members(named)
+    return b"close" not in wanted if head.is_http11 else b"keep-alive" in wanted
+
+
 def has_body(method: str, status: int) -> bool:
     """Whether anything follows a response's head (§6.3)."""
     return method != "HEAD" and status >= 200 and status not in (204, 304)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from scaleup.web.problems import Problem
@@ -22,18 +23,16 @@ _VISIBLE = re.compile(r"[!-\"$-~]+")  # RFC 3986 has no fragment in a request an
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """`raw`: path and query as they came, starting with `/`. `authority`: of the absolute form."""
+    """`raw`: path and query as they came, starting with `/`. `authority`: of the absolute form.
+
+    `path`: as it is meant, `/a/b` or, when it names a folder, `/a/b/`.
+    """
 
     raw: str
     segments: tuple[bytes, ...]
     is_folder: bool
+    path: bytes
     authority: bytes | None = None
-
-    @property
-    def path(self) -> bytes:
-        """The path as it is meant: `/a/b` or, when it names a folder, `/a/b/`."""
-        path = b"/" + b"/".join(self.segments)
-        return path + b"/" if self.is_folder and self.segments else path
 
     @property
     def canonical(self) -> str:
@@ -52,6 +51,7 @@ class Target:
         return self.path.startswith(prefix)
 
 
+@lru_cache(maxsize=1024)  # 8 MiB at most: a target has 8 KiB
 def parse(text: str) -> Target:
     """Read a path or an http URL (RFC 9112 §3.2.1, §3.2.2); neither CONNECT nor `OPTIONS *` is served here.
 
@@ -72,7 +72,8 @@ def parse(text: str) -> Target:
     if b"\0" in decoded:
         raise Problem(400, "The request target has a NUL in it.", close=True)
     segments, is_folder = _resolve(decoded)
-    return Target(text, segments, is_folder, authority)
+    path = b"/" + b"/".join(segments)
+    return Target(text, segments, is_folder, path + b"/" if is_folder and segments else path, authority)
 
 
 def _resolve(path: bytes) -> tuple[tuple[bytes, ...], bool]:
