@@ -21,11 +21,14 @@ Open = TypeVar("Open")
 class Variant(Generic[Open]):
     """One representation of a file, in one coding; in memory, or open.
 
-    `lines`: the fields of a response with it, but for its length.
+    The fields of a response, but for its length: `whole` with all of it, `part` with a range of it, `unchanged` for
+    304 (RFC 9110 §15.4.5).
     """
 
     version: Version
-    lines: bytes
+    whole: bytes
+    part: bytes
+    unchanged: bytes
     size: int
     content: bytes | Open
 

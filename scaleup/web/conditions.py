@@ -69,11 +69,11 @@ def precondition(named: Mapping[bytes, bytes], version: Version) -> int:
 def requested_spans(named: Mapping[bytes, bytes], version: Version, size: int) -> list[Span] | None:
     """The ranges that a GET asks for; None to send all. Raises Unsatisfiable.
 
-    Another unit, bad syntax, too many ranges and ranges that come to more than the whole are ignored: "A server
-    MAY ignore the Range header field" (§14.2).
+    Ignored are ranges of an empty file or in another unit, malformed ones, too many, and those that come to more
+    than the whole: "A server MAY ignore the Range header field" (§14.2).
     """
     unit, _, ranges = named.get(b"range", b"").partition(b"=")
-    if unit.strip().lower() != b"bytes":
+    if unit.strip().lower() != b"bytes" or not size:
         return None
     # §13.1.5: no date is strong enough (a file may change twice in a second), and all our files have tags.
     if named.get(b"if-range", version.etag) != version.etag:

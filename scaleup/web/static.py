@@ -169,34 +169,20 @@ class Files:
             smaller = compressed(plain.read(0, plain.size))
             if len(smaller) < 0.9 * plain.size:
                 contents[b"gzip"] = version_of(plain.modified_ns, plain.size, b"gzip"), smaller
-        varies = len(contents) > 1
-        variants = {
-            coding: Variant(
-                version,
-                lines_of(self._describe(path, content_type, version, coding, varies=varies)),
-                len(content) if isinstance(content, bytes) else content.size,
-                content,
-            )
-            for coding, (version, content) in contents.items()
-        }
-        return Entry(content_type, variants)
+        shared = self._shared(path, varies=len(contents) > 1)
+        return Entry(
+            content_type,
+            {
+                coding: _variant(content_type, coding, version, content, shared)
+                for coding, (version, content) in contents.items()
+            },
+        )
 
-    def _describe(
-        self, path: str, content_type: bytes, version: Version, coding: bytes, *, varies: bool
-    ) -> list[Field]:
+    def _shared(self, path: str, *, varies: bool) -> list[Field]:
+        """What all representations of a file have in common."""
         caching = next((it.value for it in self._caching if fnmatchcase(path, it.pattern)), NO_CACHE)
-        fields: list[Field] = [
-            (b"Content-Type", content_type),
-            (b"ETag", version.etag),
-            (b"Last-Modified", version.last_modified),
-            (b"Accept-Ranges", b"bytes"),
-            (b"Cache-Control", caching.encode()),
-        ]
-        if coding:
-            fields.append((b"Content-Encoding", coding))
-        if varies:
-            fields.append((b"Vary", b"Accept-Encoding"))
-        return [*fields, *self._fields]
+        fields = [(b"Cache-Control", caching.encode()), *self._fields]
+        return [*fields, (b"Vary", b"Accept-Encoding")] if varies else fields
 
     # ----- to the client ---------------------------------------------------------------------------
 
@@ -207,25 +193,35 @@ class Files:
         if len(variants) > 1 and b"range" not in named:
             coding = choose(named.get(b"accept-encoding"), [it for it in SUFFIXES if it in variants])
         variant = variants[coding]
-        content, size, lines = variant.content, variant.size, variant.lines
+        content, size = variant.content, variant.size
         spans: list[Span] | None = []
         if not CONDITIONAL.isdisjoint(named):
             spans = _condition(head, variant.version, size)
         if spans is None:
-            return Reply(304, (), lines=lines)
+            return Reply(304, (), lines=variant.unchanged)
         if not spans:
             if isinstance(content, bytes):
-                return Reply(200, (), content, size, lines=lines)
-            return Reply(200, (), length=size, source=_Parts(content, [Span(0, size)]), lines=lines)
+                return Reply(200, (), content, size, lines=variant.whole)
+            return Reply(200, (), length=size, source=_Parts(content, [Span(0, size)]), lines=variant.whole)
         if len(spans) == 1:
-            fields = [(b"Content-Range", _content_range(spans[0], size))]
-            return Reply(206, fields, length=spans[0].length, source=_Parts(content, spans), lines=lines)
+            (span,) = spans
+            fields = [(b"Content-Range", _content_range(span, size))]
+            return Reply(206, fields, length=span.length, source=_Parts(content, spans), lines=variant.part)
         boundary = self._boundary()
         parts = _multipart(entry.content_type, boundary, spans, size)
-        several = b"multipart/byteranges; boundary=" + boundary
-        fields = self._describe(path, several, variant.version, coding, varies=len(variants) > 1)
+        fields = [(b"Content-Type", b"multipart/byteranges; boundary=" + boundary)]
         length = sum(part.length if isinstance(part, Span) else len(part) for part in parts)
-        return Reply(206, fields, length=length, source=_Parts(content, parts))
+        return Reply(206, fields, length=length, source=_Parts(content, parts), lines=variant.unchanged)
+
+
+def _variant(
+    content_type: bytes, coding: bytes, version: Version, content: bytes | File, shared: Sequence[Field]
+) -> Variant[File]:
+    unchanged = lines_of([(b"ETag", version.etag), (b"Last-Modified", version.last_modified), *shared])
+    described = [(b"Content-Type", content_type), *([(b"Content-Encoding", coding)] if coding else [])]
+    part = lines_of(described) + unchanged
+    size = len(content) if isinstance(content, bytes) else content.size
+    return Variant(version, b"Accept-Ranges: bytes\r\n" + part, part, unchanged, size, content)
 
 
 def _multipart(content_type: bytes, boundary: bytes, spans: Sequence[Span], size: int) -> list[bytes | Span]:

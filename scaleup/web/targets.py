@@ -18,6 +18,7 @@ from scaleup.web.problems import Problem
 _ABSOLUTE = re.compile(
     r"https?://([^/?#@]+)(/[^#]*|\?[^#]*)?", re.IGNORECASE
 )  # no user name: RFC 9110 §4.2.4
+_HALF_ENCODED = re.compile("%(?![0-9A-Fa-f]{2})")
 _VISIBLE = re.compile(r"[!-\"$-~]+")  # RFC 3986 has no fragment in a request and nothing beyond ASCII
 
 
@@ -68,12 +69,15 @@ def parse(text: str) -> Target:
         authority, text = match[1].encode(), match[2] or "/"
         if text.startswith("?"):
             text = "/" + text
-    decoded = unquote_to_bytes(text.partition("?")[0])
+    path = text.partition("?")[0]
+    if _HALF_ENCODED.search(path):
+        raise Problem(400, "The request target has a % that is not followed by two digits.", close=True)
+    decoded = unquote_to_bytes(path)
     if b"\0" in decoded:
         raise Problem(400, "The request target has a NUL in it.", close=True)
     segments, is_folder = _resolve(decoded)
-    path = b"/" + b"/".join(segments)
-    return Target(text, segments, is_folder, path + b"/" if is_folder and segments else path, authority)
+    meant = b"/" + b"/".join(segments)
+    return Target(text, segments, is_folder, meant + b"/" if is_folder and segments else meant, authority)
 
 
 def _resolve(path: bytes) -> tuple[tuple[bytes, ...], bool]:

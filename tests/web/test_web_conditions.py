@@ -84,8 +84,7 @@ def test_spans() -> None:
     for outside in (b"bytes=10-", b"bytes=10-11", b"bytes=-0"):
         with pytest.raises(Unsatisfiable):
             span(outside)
-    with pytest.raises(Unsatisfiable):
-        span(b"bytes=0-", 0)
+    assert span(b"bytes=0-", 0) is None, "of nothing there is no part"
     assert span(b"bytes=0-" + b"9" * 100) is None  # no number that anybody means
 
 
@@ -111,7 +110,7 @@ def test_a_span_lies_within_the_file(size: int, first: int, last: int) -> None:
     try:
         found = span(b"bytes=%d-%d" % (first, last), size)
     except Unsatisfiable:
-        assert first >= size
+        assert first >= size > 0
         return
     if found is not None:
         assert content[first : last + 1] == content[found.start : found.start + found.length] != b""

@@ -26,7 +26,7 @@ from scaleup.web.targets import parse
         ("/a%2Fb", b"/a/b"),
         ("/a/%2e%2e/b", b"/b"),
         ("/%252e", b"/%2e"),
-        ("/%zz", b"/%zz"),
+        ("/a?%zz", b"/a"),
         ("/a\\b", b"/a\\b"),
         ("/%C3%A4", "/ä".encode()),
         ("/a?b/../..%00", b"/a"),
@@ -56,6 +56,7 @@ def test_what_a_target_means(text: str, path: bytes) -> None:
             "/a#b",
             "/\x7f",
         ),
+        *("/%", "/%zz", "/%2", "/a%2/b"),
         *("/..", "/a/../..", "/%2e%2e/a", "/a%00", "/%00", "http://h/a#b", "/a\r\nX: y"),
     ],
 )
