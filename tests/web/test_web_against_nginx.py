@@ -1,8 +1,8 @@
 """The same requests over the same files, to nginx as deploy/nginx.conf runs it and to ours.
 
 Whatever differs, in status, in a field that matters or in the bytes, stands in the table of docs/web.md with its
-reason: the test reads that table, and nothing else allows a difference. Behind each request goes a second one on the
-same connection: where it is answered, the connection was kept, and both agreed on where the first one ended.
+reason: the test reads that table, and nothing else allows a difference. Behind each request goes a second one on
+the same connection: where it is answered, the connection was kept, and both agreed on where the first one ended.
 """
 
 from __future__ import annotations
