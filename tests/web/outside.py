@@ -31,6 +31,19 @@ def free_port(host: str = "127.0.0.1") -> int:
         return port
 
 
+def reachable(address: Address) -> None:
+    """Wait until somebody accepts there."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            socket.create_connection(address, ANSWER_SECONDS).close()
+        except ConnectionError:
+            assert time.monotonic() < deadline, address
+            time.sleep(LOOK_SECONDS)
+        else:
+            return
+
+
 class Process:
     """`python -m MODULE …` until `close`; `log` grows as it speaks."""
 
