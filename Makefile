@@ -39,7 +39,7 @@ programs:
 	@sh tests/install-programs.sh $(PYTHON)
 
 bench: $(VENV)/.dev
-	@for script in proxy profile logs idle stack scale failover saturated; do \
+	@for script in proxy web profile logs idle stack scale failover saturated; do \
 	  $(BIN)/python -m bench.$$script --json bench/results/$$script.json $(ARGS) || exit; done
 	$(BIN)/python -m bench.report
 

@@ -1,6 +1,7 @@
 """The benchmarks: one script per question, each with `--help`, `--quick`, `--json FILE` and `--plot FOLDER`.
 
     python -m bench.proxy     what does relaying cost, beside HAProxy, nginx and an asyncio tutorial's proxy?
+    python -m bench.web       what do files and forwarded requests cost the web tier, beside nginx?
     python -m bench.idle      how much memory does a connection take that does nothing?
     python -m bench.stack     what does the whole stack carry, and which tier spends the CPU time?
     python -m bench.scale     how does the cost grow with servers, connections and workers?
@@ -17,7 +18,7 @@ What is shared, in the order in which to read it:
 
     record        ● what was measured: cases, rounds, ratios, JSON
     agent         CPU time of processes, in nanoseconds; also a program of its own for a remote host
-    peers         ● how each proxy is configured, at its best
+    peers         ● how each proxy and web server is configured, at its best
     running       starting them and the servers behind them; stopping all of it
     generator     requests in a closed loop or at a fixed rate
     transfer      bulk, each way

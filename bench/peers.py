@@ -1,4 +1,4 @@
-"""How each proxy is configured, at its best. Pure: a Plan in, an argument vector and a configuration file out.
+"""How each proxy and web server is configured, at its best. Pure: a Plan in, an argument vector and a file out.
 
 All listen on the same number of addresses, choose servers round-robin, have the same time-outs (connect 5 s,
 inactivity 50 s) and as many workers; all but `streams` count what they relay. Ours and HAProxy connect to every
@@ -30,13 +30,19 @@ MAX_DESCRIPTORS = 100_000
 
 SPARE_DESCRIPTORS = 100
 
+KEPT = 64
+"""Idle connections to its servers that nginx keeps: as many as there are clients here."""
+
 Endpoints = tuple[str, ...]
 """HOST:PORT, each."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a proxy is asked to do. `folder` is its own, for its files; `log`: of connections, into that folder."""
+    """What a proxy is asked to do. `folder` is its own, for its files; `log`: of connections, into that folder.
+
+    `root`: of a web server, which then serves what is below it and forwards nothing.
+    """
 
     listen: Endpoints
     servers: Endpoints
@@ -44,6 +50,7 @@ class Plan:
     maxconn: int
     workers: int = 1
     log: bool = False
+    root: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -119,7 +126,7 @@ def nginx_stream(plan: Plan, program: str, module: str, as_root: bool) -> Comman
     listens = "\n".join(f"        listen {listen} reuseport backlog=4096;" for listen in plan.listen)
     servers = "\n".join(f"        server {server};" for server in plan.servers)
     text = f"""{f"load_module {module};" if module else ""}
-{nginx_process(plan.workers, plan.maxconn, as_root)}
+{_nginx_process(plan.workers, plan.maxconn, as_root)}
 stream {{
     upstream servers {{
 {servers}
@@ -132,13 +139,13 @@ stream {{
     }}
 }}
 """
-    return Command(nginx_argv(program, plan.folder), {"nginx.conf": text})
+    return Command(_nginx_argv(program, plan.folder), {"nginx.conf": text})
 
 
 def nginx_http(listen: Endpoints, folder: Path, maxconn: int, program: str, as_root: bool) -> Command:
     """The server behind: files named after their size, from memory. One worker."""
     listens = "\n".join(f"        listen {address} backlog=4096;" for address in listen)
-    text = f"""{nginx_process(1, maxconn, as_root)}
+    text = f"""{_nginx_process(1, maxconn, as_root)}
 http {{
     access_log off;
     sendfile on;
@@ -152,14 +159,57 @@ http {{
     }}
 }}
 """
-    return Command(nginx_argv(program, folder), {"nginx.conf": text})
+    return Command(_nginx_argv(program, folder), {"nginx.conf": text})
 
 
-def nginx_argv(program: str, folder: Path) -> tuple[str, ...]:
+def scaleup_web(plan: Plan, program: str) -> Command:
+    """One worker; files, or everything forwarded."""
+    flags = [flag for listen in plan.listen for flag in ("--listen", listen)]
+    if plan.root:
+        flags += ["--root", str(plan.root)]
+    else:
+        flags += [flag for server in plan.servers for flag in ("--app", server)]
+        flags += ["--prefix", "/", "--health-check", "tcp", "--inter", "2"]
+    return Command((program, "-m", "scaleup.web", *flags, "--drain", "0"), {})
+
+
+def nginx_web(plan: Plan, program: str, as_root: bool) -> Command:
+    """One worker; files, whose descriptors it keeps and looks at anew each second, or everything forwarded."""
+    listens = "\n".join(f"        listen {listen} backlog=4096;" for listen in plan.listen)
+    servers = "\n".join(f"        server {server};" for server in plan.servers)
+    upstream = f"""    upstream app {{
+{servers}
+        keepalive {KEPT};
+        keepalive_requests 1000000000;
+    }}
+"""
+    forward = """        location / {
+            proxy_pass http://app;
+            proxy_http_version 1.1;
+            proxy_set_header Connection "";
+        }"""
+    text = f"""{_nginx_process(1, plan.maxconn, as_root)}
+http {{
+    access_log off;
+    sendfile on;
+    tcp_nopush on;
+    keepalive_requests 1000000000;
+    open_file_cache max=16;
+    open_file_cache_valid 1s;
+{"" if plan.root else upstream}    server {{
+{listens}
+{f"        root {plan.root};" if plan.root else forward}
+    }}
+}}
+"""
+    return Command(_nginx_argv(program, plan.folder), {"nginx.conf": text})
+
+
+def _nginx_argv(program: str, folder: Path) -> tuple[str, ...]:
     return (program, "-p", str(folder), "-e", "stderr", "-c", str(folder / "nginx.conf"))
 
 
-def nginx_process(workers: int, maxconn: int, as_root: bool) -> str:
+def _nginx_process(workers: int, maxconn: int, as_root: bool) -> str:
     """Workers run as who started them, so that they can read a folder that nobody else can."""
     return f"""{"user root root;" if as_root else ""}
 daemon off;
@@ -190,6 +240,17 @@ def settings(name: str, maxconn: int) -> str:
         "haproxy": f"mode tcp, nbthread = workers, maxconn {maxconn}, option splice-auto, check inter 2s",
         "nginx": "stream module, worker_processes = workers, listen … reuseport, passive checks only",
         "streams": "asyncio streams on uvloop (bench/streams.py), SO_REUSEPORT; no checks, no counters",
+    }[name]
+
+
+WEB_NAMES = ("scaleup", "nginx")
+
+
+def web_settings(name: str) -> str:
+    """In words, for the record."""
+    return {
+        "scaleup": "one worker; --prefix / with a TCP check of each server every 2 s, otherwise defaults",
+        "nginx": f"one worker; sendfile, tcp_nopush, open_file_cache_valid 1s; keepalive {KEPT} to its servers",
     }[name]
 
 

@@ -83,7 +83,7 @@ def find(name: str) -> Peer | str:
         said = version(peers.PYTHON, "-c", "import uvloop; print('uvloop', uvloop.__version__)")
         return Peer(name, said, settings, lambda plan: peers.streams(plan, peers.PYTHON))
     if program is None:
-        return f"{kind} is not installed (Debian: apt-get install {kind})"
+        return _not_installed(kind)
     if kind == "haproxy":
         return Peer(name, version(program, "-v"), settings, lambda plan: peers.haproxy(plan, program))
     told = subprocess.run([program, "-V"], capture_output=True, text=True, check=False).stderr
@@ -97,6 +97,24 @@ def find(name: str) -> Peer | str:
         settings,
         lambda plan: peers.nginx_stream(plan, program, module, as_root),
     )
+
+
+def find_web(name: str) -> Peer | str:
+    """As `find`, the web server of that name."""
+    kind = name.removesuffix(AGAIN)
+    settings = peers.web_settings(kind)
+    if kind == OURS:
+        said = version(peers.PYTHON, "-m", "scaleup.web", "--version")
+        return Peer(name, said, settings, lambda plan: peers.scaleup_web(plan, peers.PYTHON))
+    if (program := which(kind)) is None:
+        return _not_installed(kind)
+    as_root = os.geteuid() == 0
+    said = version(program, "-v")
+    return Peer(name, said, settings, lambda plan: peers.nginx_web(plan, program, as_root))
+
+
+def _not_installed(kind: str) -> str:
+    return f"{kind} is not installed (Debian: apt-get install {kind})"
 
 
 def which(program: str) -> str | None:
@@ -217,19 +235,13 @@ class Lab:
     def __exit__(self, *error: object) -> None:
         self._stack.close()
 
-    def server(
-        self, count: int = ADDRESSES, bulk: bool = False, sizes: Sequence[int] = (0, 1, 16384)
-    ) -> Endpoints:
-        """One that listens on `count` addresses: nginx for requests when installed, else bench.server.
-
-        `sizes`: of what it serves, in bytes, each under its size as its name.
-        """
+    def server(self, count: int = ADDRESSES, bulk: bool = False) -> Endpoints:
+        """One that listens on `count` addresses: nginx for requests when installed, else bench.server."""
         addresses = endpoints([f"127.{self._net}.{100 + n // 250}.{n % 250 + 1}" for n in range(count)])
         folder = self._folder()
         program = which("nginx")
         if program and not bulk:
-            for size in sizes:
-                (folder / str(size)).write_bytes(b"x" * size)
+            _fill(folder, (0, 1, 100, 16384))
             command = peers.nginx_http(written(addresses), folder, self._maxconn, program, os.geteuid() == 0)
         else:
             flags = [flag for address in written(addresses) for flag in ("--listen", address)]
@@ -238,11 +250,24 @@ class Lab:
             self._stack.enter_context(process(command, folder, addresses[0]))
         return written(addresses)
 
-    def proxy(self, peer: Peer, servers: Endpoints, workers: int = 1, log: bool = False) -> Running:
+    def files(self, sizes: Sequence[int]) -> Path:
+        """A folder with files named after their size, and an empty one for whoever asks whether it is served."""
+        folder = self._folder()
+        _fill(folder, (0, *sizes))
+        return folder
+
+    def proxy(
+        self,
+        peer: Peer,
+        servers: Endpoints,
+        workers: int = 1,
+        log: bool = False,
+        root: Path | None = None,
+    ) -> Running:
         """The peer, listening and asked once."""
         self._rows += 1
         addresses = endpoints([f"127.{self._net}.{self._rows}.{n + 1}" for n in range(ADDRESSES)])
-        plan = Plan(written(addresses), servers, self._folder(), self._maxconn, workers, log)
+        plan = Plan(written(addresses), servers, self._folder(), self._maxconn, workers, log, root)
         with on(self._cores.proxy):
             pid = self._stack.enter_context(process(peer.command(plan), plan.folder, addresses[0]))
         await_answer(addresses[0])
@@ -254,6 +279,11 @@ class Lab:
 
     def _folder(self) -> Path:
         return Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="scaleup-bench-")))
+
+
+def _fill(folder: Path, sizes: Sequence[int]) -> None:
+    for size in sizes:
+        (folder / str(size)).write_bytes(b"x" * size)
 
 
 def await_answer(address: Address) -> None:

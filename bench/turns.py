@@ -33,7 +33,6 @@ from bench.running import (
 )
 
 QUICK_SECONDS = 0.25
-AGAINST = [name for name in NAMES if name != OURS]
 
 
 def parser(
@@ -83,14 +82,15 @@ def parser(
     return result
 
 
-def add_peers(result: argparse.ArgumentParser) -> None:
-    """The flags of scripts that compare."""
+def add_peers(result: argparse.ArgumentParser, names: Sequence[str] = NAMES) -> None:
+    """The flags of scripts that compare. `names`: who there is, ours among them."""
+    against = [name for name in names if name != OURS]
     result.add_argument(
         "--against",
-        type=_some_of(AGAINST),
-        default=AGAINST,
+        type=_some_of(against),
+        default=against,
         metavar="PEER,…",
-        help=f"which of {', '.join(AGAINST)} take part, when installed (default: all); '' for none",
+        help=f"which of {', '.join(against)} take part, when installed (default: all); '' for none",
     )
 
 
@@ -166,7 +166,7 @@ class Contest:
     left_out: dict[str, str] = field(default_factory=dict)
 
     @staticmethod
-    def of(arguments: argparse.Namespace) -> Contest:
+    def of(arguments: argparse.Namespace, find: Callable[[str], Peer | str] = find) -> Contest:
         """Ours first, the chosen peers that are installed, ours again. Who is left out is said at once."""
         if targets := getattr(arguments, "target", []):
             name, address = targets[0]
@@ -188,9 +188,16 @@ class Contest:
     def names(self) -> list[str]:
         return [peer.name for peer in self.peers] or [name for name, _ in self.targets]
 
-    def start(self, lab: Lab, servers: Endpoints, workers: int = 1, log: bool = False) -> dict[str, Running]:
-        """Everybody, with the same servers behind."""
-        running = {peer.name: lab.proxy(peer, servers, workers, log) for peer in self.peers}
+    def start(
+        self,
+        lab: Lab,
+        servers: Endpoints,
+        workers: int = 1,
+        log: bool = False,
+        root: Path | None = None,
+    ) -> dict[str, Running]:
+        """Everybody, with the same servers behind, or the same files."""
+        running = {peer.name: lab.proxy(peer, servers, workers, log, root) for peer in self.peers}
         for name, address in self.targets:
             running[name] = Running((address,), self._remote_meter(name))
         return running

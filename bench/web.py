@@ -1,146 +1,102 @@
-"""What does a request cost the web tier, beside nginx?
+"""What do files and forwarded requests cost the web tier, beside nginx?
 
-    python -m bench.web [--only static,forward] [--json FILE] [--plot FOLDER]
+    python -m bench.web [--only static] [--against nginx] [--json FILE] [--plot FOLDER]
+    python -m bench.web --target scaleup=10.0.0.21:8080 --target nginx=10.0.0.22:8080 --agent 10.0.0.21:9999 …
 
-Quoted first is the CPU time of the server's processes (user and system) for a request: on a shared machine it holds
-better than a rate. Ours runs twice; a difference within what those two differ by is none. Both have one worker and
-write no access log; nginx keeps open files (`open_file_cache`) and connections to the application (`keepalive`).
+One worker each, on keep-alive connections. As in bench.proxy, the CPU time of the server's processes for a request
+is quoted first, and ours runs twice: a difference within what those two differ by is none. A file is asked for
+without Accept-Encoding. Behind the forwarding ones stand eight addresses of one nginx, which spends less than
+either of them.
+
+On hosts of their own, serve files named after their size (0, 12, 19456, 307200, 10485760), or forward to
+`python -m bench.server`, and say which by --only.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import tempfile
 from functools import partial
-from pathlib import Path
 
-from bench import load
+from bench import peers
 from bench.load import Load
-from bench.machine import version
-from bench.peers import PYTHON, Command, Plan, nginx_argv, nginx_process
-from bench.proxy import clocks, cpu
-from bench.record import AGAIN, OURS, Case, Figures, Metric
-from bench.running import BenchError, Lab, Peer, Running, which
-from bench.turns import Contest, Turns, add_generators, finish, new_record, parser, script
+from bench.proxy import METRICS, requests
+from bench.record import Case
+from bench.running import Lab, Running, find_web
+from bench.turns import (
+    Contest,
+    Turns,
+    add_generators,
+    add_peers,
+    add_targets,
+    finish,
+    new_record,
+    parser,
+    script,
+)
 
 WORKS = {
     "static": "Files, by size",
-    "forward": "Forwarded to an application (nginx, with a file of 100 bytes)",
+    "forward": "Requests forwarded to an application",
 }
-METRICS = {
-    "cpu_us": Metric("CPU", "µs per request", "lower"),
-    "rate": Metric("requests", "per second", "higher"),
-}
-FILES = {12: 64, 19 * 1024: 64, 300 * 1024: 16, 10 * 1024 * 1024: 4}
-"""Sizes, and how many connections ask for them."""
-ANSWER_BYTES = 100
-CONNECTIONS = 64
+
+KIB = 1024
+FILES = {"12 B": 12, "19 KiB": 19 * KIB, "300 KiB": 300 * KIB, "10 MiB": 10 * KIB * KIB}
+FORWARDED_BYTES = 100
+MOST_BYTES_IN_FLIGHT = 40 * KIB * KIB
+"""Of all connections together. What was sent of answers that the end of a round cut off was paid for and does not
+count, so it has to be little beside what a round carries, which is gigabytes."""
 
 
-def scaleup(plan: Plan, root: Path | None) -> Command:
-    flags = [flag for listen in plan.listen for flag in ("--listen", listen)]
-    if root is not None:
-        flags += ["--root", str(root)]
-    else:
-        flags += ["--prefix", "/", *(flag for server in plan.servers for flag in ("--app", server))]
-    more = ("--health-check", "tcp", "--log-level", "warning", "--drain", "0")
-    return Command((PYTHON, "-m", "scaleup.web", *flags, *more), {})
+def connections(clients: int, size: int) -> int:
+    """As many as wanted, fewer for large files."""
+    return max(1, min(clients, MOST_BYTES_IN_FLIGHT // size))
 
 
-def nginx(plan: Plan, root: Path | None, program: str, as_root: bool) -> Command:
-    listens = "\n".join(f"        listen {listen} backlog=4096;" for listen in plan.listen)
-    servers = "\n".join(f"        server {server};" for server in plan.servers)
-    upstream = (
-        f"    upstream applications {{\n{servers}\n        keepalive 64;\n    }}" if plan.servers else ""
-    )
-    location = f"root {root};"
-    if root is None:
-        location = """location / {
-            proxy_pass http://applications;
-            proxy_http_version 1.1;
-            proxy_set_header Connection "";
-            proxy_set_header Host $host;
-            proxy_set_header X-Forwarded-For $remote_addr;
-            proxy_set_header X-Forwarded-Proto $scheme;
-            proxy_set_header X-Forwarded-Host $host;
-            proxy_set_header X-Request-Id $request_id;
-        }"""
-    text = f"""{nginx_process(1, plan.maxconn, as_root)}
-http {{
-    access_log off;
-    sendfile on;
-    tcp_nopush on;
-    keepalive_requests 1000000000;
-    open_file_cache max=16;
-    open_file_cache_valid 1s;
-{upstream}
-    server {{
-{listens}
-        {location}
-    }}
-}}
-"""
-    return Command(nginx_argv(program, plan.folder), {"nginx.conf": text})
-
-
-def contest(root: Path | None) -> Contest:
-    """Ours, nginx, ours again; they serve the files below `root`, or forward."""
-    said = version(PYTHON, "-m", "scaleup.web", "--version")
-    ours = partial(scaleup, root=root)
-    it = Contest(peers=[Peer(OURS, said, "defaults, no access log", ours)])
-    program = which("nginx")
-    if program is None:
-        it.left_out["nginx"] = "nginx is not installed (Debian: apt-get install nginx)"
-    else:
-        theirs = partial(nginx, root=root, program=program, as_root=os.geteuid() == 0)
-        settings = "worker_processes 1, access_log off, sendfile, open_file_cache, upstream keepalive"
-        it.peers.append(Peer("nginx", version(program, "-v"), settings, theirs))
-    it.peers.append(Peer(OURS + AGAIN, said, "defaults, no access log", ours))
-    return it
-
-
-def requests(lab: Lab, running: Running, turn: int, work: Load) -> Figures:
-    """One round of a closed loop on keep-alive connections."""
-    with lab.load():
-        outcome = load.requests(running.address(turn), work, partial(clocks, running))
-    return cpu(outcome, "cpu_us", 1e-6) | {"rate": outcome.done / outcome.seconds}
-
-
-def static(turns: Turns, generators: int) -> None:
-    with tempfile.TemporaryDirectory(prefix="scaleup-bench-") as folder, turns.lab() as lab:
-        root = Path(folder)
-        for size in (0, *FILES):
-            (root / str(size)).write_bytes(os.urandom(size))
-        running = contest(root).start(lab, ())
-        for size, connections in FILES.items():
-            case = Case("static", f"{size:,} bytes", {"connections": connections})
-            work = Load(f"/{size}", connections, turns.seconds, generators=generators)
-            turns.run(case, running, partial(requests, lab, work=work))
-
-
-def forward(turns: Turns, generators: int) -> None:
+def static(turns: Turns, clients: int) -> None:
+    """Files of each size from the same root."""
     with turns.lab() as lab:
-        running = contest(None).start(lab, lab.server(sizes=(0, ANSWER_BYTES)))
-        case = Case("forward", f"{ANSWER_BYTES} bytes", {"connections": CONNECTIONS})
-        work = Load(f"/{ANSWER_BYTES}", CONNECTIONS, turns.seconds, generators=generators)
-        turns.run(case, running, partial(requests, lab, work=work))
+        running = turns.contest.start(lab, (), root=lab.files(list(FILES.values())))
+        for title, size in FILES.items():
+            case(turns, lab, running, "static", title, size, connections(clients, size))
+
+
+def forward(turns: Turns, clients: int) -> None:
+    """A small answer of an application, so that the forwarding is what costs."""
+    with turns.lab() as lab:
+        running = turns.contest.start(lab, () if turns.contest.remote else lab.server())
+        title = f"{FORWARDED_BYTES}-byte answer"
+        case(turns, lab, running, "forward", title, FORWARDED_BYTES, clients)
+
+
+def case(
+    turns: Turns, lab: Lab, running: dict[str, Running], work: str, title: str, size: int, clients: int
+) -> None:
+    load = Load(f"/{size}", clients, turns.seconds, generators=turns.arguments.generators)
+    turns.run(Case(work, title, {"connections": clients}), running, partial(requests, lab, work=load))
+
+
+def flags() -> argparse.ArgumentParser:
+    result = parser("web", __doc__, rounds=7, seconds=2, works=WORKS)
+    add_peers(result, peers.WEB_NAMES)
+    add_targets(result)
+    add_generators(result)
+    result.add_argument(
+        "--connections", type=int, default=64, metavar="N", help="fewer for large files (default: 64)"
+    )
+    return result
 
 
 def main() -> None:
-    flags = parser("web", __doc__, rounds=5, seconds=2, works=WORKS)
-    add_generators(flags)
-    arguments: argparse.Namespace = flags.parse_args()
+    arguments = flags().parse_args()
     with script():
-        if which("nginx") is None:
-            raise BenchError("nginx is not installed (Debian: apt-get install nginx)")
-        record = new_record("web", contest(None), {}, METRICS, WORKS, arguments)
-        with Turns(arguments, "web", contest(None), record) as turns:
-            turns.expect(len(FILES) * ("static" in arguments.only) + ("forward" in arguments.only))
-            if "static" in arguments.only:
-                static(turns, arguments.generators)
-            if "forward" in arguments.only:
-                forward(turns, arguments.generators)
+        contest = Contest.of(arguments, find_web)
+        metrics = {name: METRICS[name] for name in ("cpu_us", "rate")}
+        settings = {"connections": arguments.connections}
+        record = new_record("web", contest, settings, metrics, WORKS, arguments)
+        with Turns(arguments, "web", contest, record) as turns:
+            turns.expect(sum(len(FILES) if work == "static" else 1 for work in arguments.only))
+            for work in arguments.only:
+                {"static": static, "forward": forward}[work](turns, arguments.connections)
         finish(record, arguments)
 
 

@@ -9,6 +9,7 @@ add chromium chromium
 add haproxy haproxy
 add nginx nginx-light
 [ -e /usr/lib/nginx/modules/ngx_stream_module.so ] || missing="$missing libnginx-mod-stream"
+[ -e /usr/lib/nginx/modules/ngx_http_brotli_static_module.so ] || missing="$missing libnginx-mod-http-brotli-static"
 add ip iproute2
 add curl curl
 add dnsmasq dnsmasq-base

@@ -13,6 +13,7 @@ from needs import SEARCH_PATH, requires
 
 from bench import peers
 from bench.peers import Command, Plan
+from bench.record import OURS
 from bench.running import Peer, find
 
 
@@ -62,6 +63,18 @@ def test_haproxy_logs_only_when_that_is_measured(tmp_path: Path) -> None:
     assert "option tcplog" in logging
 
 
+@pytest.mark.parametrize("name", peers.WEB_NAMES)
+def test_a_web_server_serves_files_or_forwards_everything(name: str, tmp_path: Path) -> None:
+    def told(plan: Plan) -> str:
+        command = peers.scaleup_web(plan, "python") if name == OURS else peers.nginx_web(plan, "nginx", False)
+        return " ".join([*command.argv, *command.files.values()])
+
+    static, forward = told(plan(tmp_path, root=Path("/files"))), told(plan(tmp_path))
+    assert ("/files" in static, "/files" in forward) == (True, False)
+    for server in plan(tmp_path).servers:
+        assert (static.count(server), forward.count(server)) == (0, 1)
+
+
 @pytest.mark.parametrize("descriptors", [4096, 20_000, 1_048_576])
 def test_the_descriptors_of_a_process_are_enough_for_everybody(descriptors: int) -> None:
     """HAProxy with splicing wants 2.5 for a connection, and one for each server's check."""
@@ -107,6 +120,17 @@ def test_haproxy_takes_its_configuration_without_a_warning(tmp_path: Path, log: 
     )
     assert checked.returncode == 0, checked.stderr
     assert "WARNING" not in checked.stderr
+
+
+@requires("nginx")
+@pytest.mark.parametrize("root", [None, Path("/")])
+def test_nginx_takes_its_configuration_as_a_web_server(tmp_path: Path, root: Path | None) -> None:
+    program = shutil.which("nginx", path=SEARCH_PATH)
+    assert program
+    command = peers.nginx_web(plan(tmp_path, root=root), program, os.geteuid() == 0)
+    (tmp_path / "nginx.conf").write_text(command.files["nginx.conf"])
+    checked = subprocess.run([*command.argv, "-t"], capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stderr
 
 
 @requires("nginx")

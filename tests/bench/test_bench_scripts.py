@@ -92,6 +92,16 @@ def test_proxy_in_bulk_and_with_workers_and_drawn(room: Path) -> None:
 
 
 @pytest.mark.slow
+@requires("nginx")
+def test_web(room: Path) -> None:
+    record = measured(room, "web", "--quick", "--seconds", "0.05", "--connections", "2")
+    assert [case.work for case in record.cases] == ["static"] * 4 + ["forward"]
+    for case in record.cases:
+        assert list(case.rounds) == ["scaleup", "nginx", "scaleup again"]
+        assert all(value > 0 for rounds in case.rounds.values() for one in rounds for value in one.values())
+
+
+@pytest.mark.slow
 @requires("strace")
 def test_profile(room: Path) -> None:
     record = measured(room, "profile", *SHORT)
@@ -200,6 +210,7 @@ def test_ctrl_c_leaves_nothing_behind(room: Path) -> None:
     ("script", "flags", "said"),
     [
         ("proxy", ("--against", "varnish"), "no varnish: choose from haproxy, nginx, streams"),
+        ("web", ("--against", "haproxy"), "no haproxy: choose from nginx"),
         ("proxy", ("--only", "request"), "no request: choose from requests, concurrency"),
         ("proxy", ("--target", "10.0.0.1"), "write HOST:PORT"),
         (
@@ -222,7 +233,7 @@ def test_a_wrong_flag_is_said_in_a_line(room: Path, script: str, flags: tuple[st
 @pytest.mark.parametrize(
     "script",
     [
-        *("proxy", "profile", "logs", "idle", "stack", "scale", "failover", "saturated"),
+        *("proxy", "web", "profile", "logs", "idle", "stack", "scale", "failover", "saturated"),
         *("report", "generator", "transfer", "server", "attempts"),
     ],
 )

@@ -1,440 +1,284 @@
-"""The same requests over the same files to nginx and to ours: each difference is wanted, and told in docs."""
+"""The same requests over the same files, to nginx as deploy/nginx.conf runs it and to ours.
+
+Whatever differs, in status, in a field that matters or in the bytes, stands in the table of docs/web.md with its
+reason: the test reads that table, and nothing else allows a difference. Behind each request goes a second one on
+the same connection: where it is answered, the connection was kept, and both agreed on where the first one ended.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import gzip
-import itertools
 import os
 import re
-import shutil
-import socket
 import subprocess
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
 from needs import SEARCH_PATH, requires
-from web_harness import running
+from web.catalogue_of_files import CASES, Case, make_site
+from web.outside import PATIENCE_SECONDS, Address, Answer, answers, exchange, free_port, web
 
 ROOT = Path(__file__).parents[2]
-MODIFIED = 1_000_000_000  # Sun, 09 Sep 2001 01:46:40 GMT
-LAST_MODIFIED = b"Sun, 09 Sep 2001 01:46:40 GMT"
-SCRIPT = b"let answer = 42;\n" * 100
-BIG = bytes(range(256)) * 1024
+MODULE = "/usr/lib/nginx/modules/ngx_http_brotli_static_module.so"
+pytestmark = [pytest.mark.timeout(120), requires("nginx", MODULE)]
 
-CONFIGURATION = """
-{user}
-daemon off;
-worker_processes 1;
-pid {folder}/pid;
-error_log stderr crit;
-events {{ worker_connections 64; }}
-http {{
-    include /etc/nginx/mime.types;
-    types {{ text/javascript js; }}
-    default_type application/octet-stream;
-    charset utf-8;
-    charset_types text/html text/css text/plain text/javascript;
-    access_log off;
-    server_tokens off;
-    gzip_static on;
-    client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/fastcgi;
-    uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
-    server {{
-        listen 127.0.0.1:{port};
-        root {root};
-        absolute_redirect off;
-        disable_symlinks on;
-        location ~ /\\.(?!well-known/) {{ return 404; }}
-    }}
-}}
+AS_OURS = """
+    gzip_static   on;  # the precompressed siblings
+    brotli_static on;
+    gzip_vary     on;
+    charset       utf-8;
+    charset_types text/css text/javascript text/plain;
 """
+"""What deploy/nginx.conf leaves out, as its site needs none of it."""
 
+NEXT = b"GET /data.txt HTTP/1.1\r\nHost: site.test\r\nConnection: close\r\n\r\n"
 
-@pytest.fixture(scope="module")
-def root() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory() as folder:
-        os.chmod(folder, 0o755)
-        root = Path(folder) / "site"
-        (root / "sub" / "empty").mkdir(parents=True)
-        (root / ".well-known").mkdir()
-        files = {
-            "index.html": b"<h1>front</h1>",
-            "sub/index.html": b"<h1>sub</h1>",
-            "digits": b"0123456789",
-            "nothing.txt": b"",
-            "a b.txt": b"space",
-            "ü.txt": b"umlaut",
-            "lib.js": SCRIPT,
-            "lib.js.gz": gzip.compress(SCRIPT, mtime=0),
-            "style.css": b"a{}",
-            "image.png": b"\x89PNG",
-            "page.svg": b"<svg/>",
-            "data.json": b"{}",
-            "big.bin": BIG,
-            ".env": b"secret",
-            ".well-known/acme": b"token",
-        }
-        for name, content in files.items():
-            (root / name).write_bytes(content)
-        for path in root.rglob("*"):
-            os.utime(path, (MODIFIED, MODIFIED))
-        yield root
+FIELDS = (
+    *("content-length", "content-type", "content-encoding", "content-range", "accept-ranges"),
+    *("last-modified", "vary", "location", "allow", "cache-control", "expires", "transfer-encoding"),
+)
+"""Compared word by word. ETags are each server's own: compared is whether there is one, and of what strength."""
 
-
-@pytest.fixture(scope="module")
-def nginx(root: Path) -> Iterator[tuple[str, int]]:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        text = CONFIGURATION.format(
-            user="user root root;" if os.geteuid() == 0 else "", folder=folder, port=port, root=root
-        )
-        (folder / "nginx.conf").write_text(text)
-        program = shutil.which("nginx", path=SEARCH_PATH)
-        assert program is not None
-        process = subprocess.Popen([program, "-p", name, "-e", "stderr", "-c", str(folder / "nginx.conf")])
-        try:
-            deadline = time.monotonic() + 20
-            while True:
-                assert process.poll() is None, "nginx did not start"
-                with (
-                    contextlib.suppress(ConnectionRefusedError),
-                    socket.create_connection(("127.0.0.1", port)),
-                ):
-                    break
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
-            yield "127.0.0.1", port
-        finally:
-            process.terminate()
-            process.wait(10)
-
-
-# ----- what is asked ----------------------------------------------------------------------------------
-
-FILES = (
-    *(
-        "/",
-        "/digits",
-        "/nothing.txt",
-        "/lib.js",
-        "/style.css",
-        "/image.png",
-        "/page.svg",
-        "/data.json",
-        "/big.bin",
-    ),
-    *("/sub/", "/a%20b.txt", "/%C3%BC.txt", "/.well-known/acme"),
-)
-PATHS = (
-    *("/sub", "/sub?a=b", "/sub/empty/", "/sub/empty", "/missing", "/missing/", "/digits/", "/digits/x"),
-    *("/./digits", "//digits", "/sub/../digits", "/sub/..", "/sub/.", "/%64igits", "/sub%2f..%2fdigits"),
-    *("/digits?", "/digits?a=%00", "/digits?../..", "/digits;x", "/digits%3F", "/digits%20", "/DIGITS"),
-    *("/.env", "/%2eenv", "/sub/../.env", "/.well-known/", "/.well-known/../.env", "/..well-known/acme"),
-    *("/../digits", "/sub/../../digits", "/%2e%2e/digits", "/..%2fdigits", "/sub/%2e%2e/%2e%2e/digits"),
-    *(
-        "/digits%00",
-        "/%00",
-        "/%",
-        "/%zz",
-        "/%2",
-        "/a b.txt",
-        "/a+b.txt",
-        "/\xfc.txt",
-        "/%fc.txt",
-        "/%c0%ae/digits",
-    ),
-    *("/digits#x", "*", "digits", "http://a/digits", "http://a", "HTTP://a/digits?x", "https://a/digits"),
-    *("//a/../digits", "/" + "x" * 300, "/" + "x/" * 100, "/index.html", "/lib.js.gz", "/sub/index.html"),
-)
-METHODS = (
-    "GET",
-    "HEAD",
-    "POST",
-    "PUT",
-    "DELETE",
-    "OPTIONS",
-    "PATCH",
-    "PROPFIND",
-    "TRACE",
-    "CONNECT",
-    "get",
-    "FROB",
-)
-ETAG = "{etag}"  # in its place stands what the server has given the file
-CONDITIONS = (
-    *((f"If-None-Match: {tag}",) for tag in (ETAG, f"W/{ETAG}", '"other"', "*", f'"a", {ETAG}', "x")),
-    *((f"If-Match: {tag}",) for tag in (ETAG, f"W/{ETAG}", '"other"', "*", f'"a", {ETAG}')),
-    *(
-        (f"If-Modified-Since: {date}",)
-        for date in (
-            "Sun, 09 Sep 2001 01:46:40 GMT",
-            "Sun, 09 Sep 2001 01:46:39 GMT",
-            "Sun, 09 Sep 2001 01:46:41 GMT",
-            "Sunday, 09-Sep-01 01:46:40 GMT",
-            "yesterday",
-        )
-    ),
-    *(
-        (f"If-Unmodified-Since: {date}",)
-        for date in (
-            "Sun, 09 Sep 2001 01:46:40 GMT",
-            "Sun, 09 Sep 2001 01:46:39 GMT",
-            "Sun, 09 Sep 2001 01:46:41 GMT",
-            "yesterday",
-        )
-    ),
-    (f"If-None-Match: {ETAG}", "If-Modified-Since: Sun, 09 Sep 2001 01:46:39 GMT"),
-    ('If-None-Match: "other"', "If-Modified-Since: Sun, 09 Sep 2001 01:46:40 GMT"),
-    (f"If-Match: {ETAG}", f"If-None-Match: {ETAG}"),
-)
-RANGES = tuple(
-    f"Range: {value}"
-    for value in (
-        *(
-            "bytes=0-3",
-            "bytes=7-",
-            "bytes=-2",
-            "bytes=-99",
-            "bytes=5-99",
-            "bytes=0-",
-            "bytes=0-9",
-            "bytes=9-9",
-        ),
-        *(
-            "bytes=10-",
-            "bytes=-0",
-            "bytes=3-1",
-            "bytes=a-b",
-            "bytes=",
-            "bytes=-",
-            "bytes",
-            "lines=0-1",
-            "Bytes=0-1",
-        ),
-        *("bytes=0-1,3-4", "bytes=0-0,2-2,4-4", "bytes=0-1,20-30", "bytes=20-30,0-1", "bytes=20-,30-"),
-        *("bytes=0-9,0-9", "bytes= 0-1", "bytes=0 - 1", "bytes=0-1, 3-4", "bytes=0-1,", "bytes=-1,-1"),
-        "bytes=0-99999999999999999999",
-    )
-)
-IF_RANGES = tuple(
-    ("Range: bytes=2-3", f"If-Range: {value}")
-    for value in (
-        ETAG,
-        f"W/{ETAG}",
-        '"other"',
-        "Sun, 09 Sep 2001 01:46:40 GMT",
-        "Sun, 09 Sep 2001 01:46:41 GMT",
-        "x",
-    )
-)
-ENCODINGS = tuple(
-    f"Accept-Encoding: {value}"
-    for value in (
-        "gzip",
-        "gzip, br",
-        "gzip;q=0",
-        "gzip;q=0.5",
-        "gzip;q=0.000",
-        "*",
-        "*;q=0",
-        "identity",
-        "deflate",
-        "x-gzip",
-        "GZIP",
-        "identity;q=0.5, gzip;q=0.1",
-        "",
-    )
-)
+ABSENT = "–"
+"""How the table says that a field is not there."""
 
 
 @dataclass(frozen=True)
-class Ask:
-    """One request; it is sent on a connection of its own."""
+class Row:
+    """A difference that is meant: of the answers to `requests`, `what`, at nginx and at ours; patterns all."""
 
-    method: str
-    target: str
-    fields: tuple[str, ...] = ()
-    version: str = "1.1"
+    requests: str
+    what: str
+    nginx: str
+    ours: str
 
-    def __str__(self) -> str:
-        return " ".join(
-            (self.method, self.target[:60], *self.fields, *([] if self.version == "1.1" else [self.version]))
+    def allows(self, name: str, found: Difference) -> bool:
+        pairs = ((name, self.requests), (found.nginx, self.nginx), (found.ours, self.ours))
+        matches = (
+            any(fnmatchcase(value, one) for one in patterns.split(" or ")) for value, patterns in pairs
         )
-
-    def bytes(self, etag: str) -> bytes:
-        lines = [
-            f"{self.method} {self.target} HTTP/{self.version}",
-            "Host: site.test",
-            "Connection: close",
-            *self.fields,
-        ]
-        return "\r\n".join([*lines, "", ""]).replace(ETAG, etag).encode("latin-1")
+        return self.what in (found.what, "*") and all(matches)
 
 
-ASKED = [
-    *(Ask("GET", path) for path in (*FILES, *PATHS)),
-    *(Ask("HEAD", path) for path in (*FILES, "/missing", "/sub", "/.env")),
-    *(Ask(method, path) for method, path in itertools.product(METHODS[2:], ("/digits", "/missing", "/sub/"))),
-    *(Ask(method, "/digits", fields) for method, fields in itertools.product(METHODS[:2], CONDITIONS)),
-    *(Ask(method, "/digits", (field,)) for method, field in itertools.product(METHODS[:2], RANGES)),
-    *(Ask("GET", "/big.bin", (field,)) for field in RANGES),
-    *(Ask("GET", "/nothing.txt", (field,)) for field in RANGES[:8]),
-    *(Ask("GET", "/digits", fields) for fields in IF_RANGES),
-    *(Ask("GET", path, (field,)) for path, field in itertools.product(("/lib.js", "/style.css"), ENCODINGS)),
-    *(
-        Ask("GET", "/lib.js", ("Accept-Encoding: gzip", more))
-        for more in (f"If-None-Match: {ETAG}", "Range: bytes=0-3")
-    ),
-    *(Ask("GET", path, version="1.0") for path in ("/digits", "/big.bin", "/missing", "/sub")),
+@dataclass(frozen=True)
+class Difference:
+    what: str
+    nginx: str
+    ours: str
+
+
+# Where the core as it is today is known to fail; the one that replaces it has to pass, and this list to go.
+TODAY = [
+    Row("encoding: *", "Content-Encoding", "*", ABSENT),
+    Row("encoding: *", "Content-Length", "*", "*"),
+    Row("encoding: *", "Vary", "Accept-Encoding", ABSENT),
+    Row("encoding: *", "body", "*", "*"),
+    Row("encoding: * gzip, with the tag of what is not compressed", "status", "200", "304"),
+    Row("range*: of a compressed sibling", "*", "*", "*"),
+    Row("path: * /app.js or path: * /style.css or connection: 1.0, gzip", "Vary", "Accept-Encoding", ABSENT),
+    Row("ranges: *", "status", "206 or 416", "200"),  # several ranges
+    Row("if-range: the tag, 0-9,50-59", "status", "206", "200"),
+    Row("if-range: empty, *", "status", "200", "206 or 416"),
+    Row("range: * space before the equals sign", "status", "200", "206"),
+    Row("*", "Content-Type", ABSENT, "*"),  # RFC 9110 §15.4.5: a 304 should not have it
+    Row("condition: * If-None-Match, on a second line", "status", "400", "200"),
+    Row("path: * /100%.txt or path: * /% or path: * /%4 or path: * /%zz", "status", "400", "200 or 404"),
+    Row("method: FROB *", "status", "405", "400"),
+    Row("connection: 2.0", "status", "505", "400"),
+    Row("connection: 1.*", "status", "200 or 206 or 301", "400"),  # for what follows a request that closes
+    Row("connection: 1.1, an upgrade that nobody offers", "connection", "kept", "closed"),
+    Row("path: HEAD * or connection: 1.1, HEAD and close", "framing", "*", "half a head*"),  # a body for HEAD
 ]
 
 
-# ----- what is compared -------------------------------------------------------------------------------
-
-COMPARED = (
-    "content-type",
-    "content-length",
-    "content-range",
-    "content-encoding",
-    "location",
-    "last-modified",
-    "accept-ranges",
-    "vary",
-    "allow",
-    "connection",
-    "transfer-encoding",
-    "www-authenticate",
-    "set-cookie",
-)
+def table() -> list[Row]:
+    """The rows of docs/web.md that say what differs: five columns, the last is the reason."""
+    text = (ROOT / "docs" / "web.md").read_text().partition("<!-- differences -->")[2]
+    rows = []
+    for line in text.partition("<!-- end -->")[0].splitlines():
+        cells = [re.sub(r"^`|`$", "", cell.strip()) for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        if len(cells) == 5 and not set(cells[0]) <= {"-"} and cells[0] != "requests":
+            assert cells[4], f"no reason: {line}"
+            rows.append(Row(*(cell.replace("`", "") for cell in cells[:4])))
+    return rows
 
 
-@dataclass(frozen=True)
-class Told:
-    """An answer, without what says nothing: dates, names, tags but that there is one."""
-
-    status: int
-    fields: tuple[tuple[str, str], ...]
-    body: bytes
-
-    def has(self, name: str) -> str | None:
-        return dict(self.fields).get(name)
-
-
-def read(data: bytes) -> Told:
-    head, _, body = data.partition(b"\r\n\r\n")
-    first, *lines = head.decode("latin-1").split("\r\n")
-    status = int(first.split(" ")[1]) if first.startswith("HTTP/1.1 ") else 0
-    fields = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
-    boundary = re.search("boundary=(.*)", fields.get("content-type", ""))
-    if boundary:
-        body = body.replace(boundary[1].encode(), b"B")
-        fields["content-type"] = fields["content-type"].replace(boundary[1], "B")
-        fields["content-length"] = "of its parts"
-    if status >= 400:
-        body = b""  # the text of an error is everybody's own
-        for name in ("content-type", "content-length"):
-            fields.pop(name, None)
-    kept = [(name, fields[name]) for name in COMPARED if name in fields]
-    return Told(status, (*kept, ("etag", "yes" if "etag" in fields else "no")), body)
+def _configuration(site: Path, folder: Path, port: int) -> str:
+    """The shipped file on another address and folder, with what ours does by itself."""
+    text = (ROOT / "deploy" / "nginx.conf").read_text()
+    for before, after in (
+        ("listen 127.0.0.29:8080;", f"listen 127.0.0.1:{port};"),
+        ("root   site;", f"root {site};"),
+        ("/tmp/scaleup-nginx", f"{folder}/nginx"),
+        ("    access_log   off;", f"    access_log off;\n{AS_OURS}"),
+        ("        text/css         css;", "        text/css css; text/plain txt; application/gzip gz;"),
+    ):
+        assert before in text
+        text = text.replace(before, after)
+    return f"load_module {MODULE};\n{text}"
 
 
-def etag_in(data: bytes) -> str:
-    found = re.search(rb'\r\nETag: (?:W/)?("[^"]*")', data)
-    return found[1].decode() if found else '"none"'
+@contextlib.contextmanager
+def _nginx(site: Path, folder: Path) -> Iterator[Address]:
+    address = ("127.0.0.1", free_port())
+    path = folder / "nginx.conf"
+    path.write_text(_configuration(site, folder, address[1]))
+    also = "daemon off;" + (" user root;" if os.geteuid() == 0 else "")
+    process = subprocess.Popen(
+        ["nginx", "-p", str(folder), "-e", "stderr", "-c", str(path), "-g", also],
+        env={"PATH": SEARCH_PATH},
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            with contextlib.suppress(ConnectionError):
+                exchange(address, NEXT)
+                break
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+        yield address
+    finally:
+        process.terminate()
+        try:
+            process.wait(PATIENCE_SECONDS)
+        finally:
+            process.kill()
+            process.wait()
 
 
-# ----- what may differ --------------------------------------------------------------------------------
+@dataclass
+class Pair:
+    """Both servers, and the ETags that each has said."""
 
-Differs = Callable[[Ask, Told, Told], bool]
+    nginx: Address
+    ours: Address
 
+    def ask(self, address: Address, case: Case) -> list[Answer]:
+        request = case.request
+        for name in re.findall(rb"\{etag ([^}]+)\}", request):
+            get = b"GET %b HTTP/1.1\r\nHost: site.test\r\nConnection: close\r\n\r\n" % name
+            etag = answers(exchange(address, get), "GET")[0].value("etag")
+            assert etag.startswith('"'), f"no strong ETag for {name!r}"
+            request = request.replace(b"{etag %b}" % name, etag.encode())
+        return answers(exchange(address, request + NEXT), case.method, "GET")
 
-def _asks(field: str) -> Differs:
-    return lambda asked, nginx, ours: any(it.startswith(field) for it in asked.fields)
-
-
-def _gains(**fields: str) -> Differs:
-    """Ours has these fields in addition, and is the same otherwise."""
-
-    def differs(asked: Ask, nginx: Told, ours: Told) -> bool:
-        more = {(name.replace("_", "-"), value) for name, value in fields.items()}
-        return nginx.status == ours.status and {*ours.fields} - more == {*nginx.fields} - more
-
-    return differs
-
-
-DIFFERENCES: dict[str, Differs] = {
-    "POST to a file": lambda asked, nginx, ours: nginx.status in (404, 405) and ours.status == 405,
-    "a folder without index.html": lambda asked, nginx, ours: (nginx.status, ours.status) == (403, 404),
-    "a folder without its slash": lambda asked, nginx, ours: (
-        nginx.status == ours.status == 301 and nginx.has("location") == ours.has("location")
-    ),
-    "bytes above 7F in a path": lambda asked, nginx, ours: ours.status == 400 and not asked.target.isascii(),
-    "a fragment in the target": lambda asked, nginx, ours: ours.status == 400 and "#" in asked.target,
-    "Vary": _gains(vary="Accept-Encoding"),
-    "If-Modified-Since after the file's time": lambda asked, nginx, ours: (
-        (nginx.status, ours.status) == (200, 304)
-        and asked.fields == ("If-Modified-Since: Sun, 09 Sep 2001 01:46:41 GMT",)
-    ),
-    "If-None-Match beside If-Modified-Since": lambda asked, nginx, ours: (
-        len(asked.fields) == 2 and asked.fields[1].startswith("If-Modified-Since")
-    ),
-    "a date that is none": _asks("If-Unmodified-Since: yesterday"),
-    "a range that is malformed": lambda asked, nginx, ours: (
-        (nginx.status, ours.status) == (416, 200) and asked.method == "GET"
-    ),
-    "HEAD with a range": lambda asked, nginx, ours: asked.method == "HEAD" and ours.status == 200,
-    "If-Range with a date": _asks("If-Range: Sun, 09 Sep"),
-    "Accept-Encoding: *": _asks("Accept-Encoding: *"),
-    "identity above gzip": _asks("Accept-Encoding: identity;q=0.5"),
-    "a range of a file with variants": lambda asked, nginx, ours: (
-        (nginx.status, ours.status) == (200, 206) and "Accept-Encoding: gzip" in asked.fields
-    ),
-    "the type of .gz": lambda asked, nginx, ours: asked.target == "/lib.js.gz",
-    "ranges of what was compressed": _gains(accept_ranges="bytes", vary="Accept-Encoding"),
-}
+    def differences(self, case: Case) -> list[Difference]:
+        nginx = self.ask(self.nginx, case)
+        try:
+            ours = self.ask(self.ours, case)
+        except ValueError as error:
+            return [Difference("framing", "as RFC 9112 has it", str(error))]
+        return list(compare(case, nginx, ours))
 
 
-@requires("nginx")
-async def test_each_difference_is_wanted(root: Path, nginx: tuple[str, int]) -> None:
-    seen: set[str] = set()
-    async with running(root=root) as web:
-        where = web.endpoint.host, web.endpoint.port
-        for asked in ASKED:
-            theirs, ours = await tell(nginx, asked), await tell(where, asked)
-            if theirs != ours:
-                reasons = [name for name, differs in DIFFERENCES.items() if differs(asked, theirs, ours)]
-                assert reasons, f"{asked}: nginx {theirs}, ours {ours}"
-                seen.update(reasons)
-    assert seen == {*DIFFERENCES}, "those that do not occur any more are not to be told"
-    assert len(ASKED) > 250
+def compare(case: Case, nginx: list[Answer], ours: list[Answer]) -> Iterator[Difference]:
+    """Both ways; when the status differs that is the difference, and the rest follows from it."""
+    if not nginx or not ours:
+        if nginx != ours:
+            yield Difference("status", *(str(one[0].status) if one else "none" for one in (nginx, ours)))
+        return
+    a, b = nginx[0], ours[0]
+    if a.status != b.status:
+        yield Difference("status", str(a.status), str(b.status))
+        return
+    assert a.is_complete, f"nginx: {a}"
+    assert b.is_complete, f"ours: {b}"
+    if len(nginx) != len(ours):
+        yield Difference("connection", *("kept" if len(one) == 2 else "closed" for one in (nginx, ours)))
+    if a.status >= 300 and a.status != 304:
+        # Each has pages of its own: compared is of what type they are, not what they say.
+        fields: tuple[str, ...] = ("location", "content-range", "allow")
+        if page(a) != page(b):
+            yield Difference("page", page(a), page(b))
+    else:
+        fields = FIELDS
+        if content(a) != content(b):
+            yield Difference("body", repr(a.body[:40]), repr(b.body[:40]))
+        if strength(a) != strength(b):
+            yield Difference("ETag", strength(a), strength(b))
+    for name in fields:
+        if said(a, name) != said(b, name):
+            yield Difference(name.title(), said(a, name), said(b, name))
 
 
-def test_each_difference_is_told() -> None:
-    chapter = (ROOT / "docs" / "web.md").read_text()
-    told = re.findall(r"^\| ([^|]+) \| [^|]+ \| [^|]+ \| [^|]+ \|$", chapter, re.MULTILINE)
-    assert [name.replace("`", "") for name in told if name not in ("difference", "---")] == list(DIFFERENCES)
+def page(answer: Answer) -> str:
+    return (answer.value("content-type") or ABSENT).partition(";")[0]
 
 
-async def tell(where: tuple[str, int], asked: Ask) -> Told:
-    """What a server answers; its own tag stands where ETAG does."""
-    tagged = Ask("GET", asked.target, tuple(f for f in asked.fields if f.startswith("Accept-Encoding")))
-    etag = etag_in(await ask(where, tagged.bytes(""))) if any(ETAG in field for field in asked.fields) else ""
-    return read(await ask(where, asked.bytes(etag)))
+def said(answer: Answer, name: str) -> str:
+    value = answer.value(name)
+    if name == "content-type":
+        value = re.sub("(?<=boundary=).*", "…", value)
+    if name == "content-length" and boundary(answer):
+        return "of the parts"  # whose boundaries are each server's own
+    return value or ABSENT
 
 
-async def ask(where: tuple[str, int], request: bytes) -> bytes:
-    async with asyncio.timeout(5):
-        reader, writer = await asyncio.open_connection(*where)
-        writer.write(request)
-        data = await reader.read()
-        writer.close()
-        return data
+def boundary(answer: Answer) -> str:
+    return answer.value("content-type").partition("boundary=")[2]
+
+
+def content(answer: Answer) -> bytes:
+    """The body; of several ranges, with a boundary that is nobody's."""
+    mark = boundary(answer).encode()
+    return answer.body.replace(mark, b"BOUNDARY") if mark else answer.body
+
+
+def strength(answer: Answer) -> str:
+    etag = answer.value("etag")
+    return "weak" if etag.startswith("W/") else "strong" if re.fullmatch('"[^"]+"', etag) else etag or ABSENT
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    folder = tmp_path_factory.mktemp("against-nginx")
+    site = make_site(folder)
+    with _nginx(site, folder) as nginx, web("--root", str(site)) as (_, ours):
+        yield Pair(nginx, ours)
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in CASES])
+def test_answers_as_nginx_does_or_says_why_not(pair: Pair, case: Case) -> None:
+    rows = table()
+    found = [one for one in pair.differences(case) if not any(row.allows(case.name, one) for row in rows)]
+    if found and all(any(row.allows(case.name, one) for row in TODAY) for one in found):
+        pytest.xfail(f"the core of today: {found}")
+    assert not found, f"{case.request[:1000]!r}; what is meant belongs into docs/web.md"
+
+
+def test_the_table_says_nothing_that_is_not_so(pair: Pair) -> None:
+    """A row that no request bears out is a promise that nobody checks."""
+    found = [(case.name, one) for case in CASES for one in pair.differences(case)]
+    stale = [row for row in table() if not any(row.allows(name, one) for name, one in found)]
+    assert not stale
+
+
+def test_a_few_hundred_requests_with_names_of_their_own() -> None:
+    names = [case.name for case in CASES]
+    assert len(names) >= 300
+    assert len(names) == len(set(names))
+
+
+def test_the_parts_of_several_ranges_are_compared() -> None:
+    """As nginx 1.22 writes them; a part with another offset is a difference."""
+
+    def parts(mark: bytes, last: bytes) -> Answer:
+        body = b"\r\n--%b\r\nContent-Range: bytes 0-0/9\r\n\r\na\r\n--%b--\r\n%b" % (mark, mark, last)
+        kind = f"multipart/byteranges; boundary={mark.decode()}"
+        return Answer(206, [("Content-Type", kind), ("ETag", '"x"')], body)
+
+    case = Case("", "GET", b"")
+    assert list(compare(case, [parts(b"00001", b"")], [parts(b"0042", b"")])) == []
+    (found,) = compare(case, [parts(b"00001", b"")], [parts(b"0042", b"b")])
+    assert found.what == "body"
+
+
+def test_compressed_siblings_are_what_they_say(tmp_path: Path) -> None:
+    site = make_site(tmp_path)
+    assert gzip.decompress((site / "app.js.gz").read_bytes()) == (site / "app.js").read_bytes()
