@@ -63,7 +63,7 @@ class Body:
 
     def skip(self) -> bool:
         """Throw away what has arrived of it; True when that was all."""
-        if not self.is_complete and not self.is_awaited:
+        if not self.is_complete and (self._stream.received or not self.is_awaited):
             try:
                 self._take()
             except (Problem, SyntaxFault):

@@ -78,6 +78,7 @@ class Connection(Stream):
         """Called when the client leaves, while its request is answered."""
         self._is_idle = False
         self._is_sending = False
+        self._asks_head = False  # perhaps in a request that is none
         self._in_a_row = 0
         self.peer = ""
 
@@ -136,7 +137,7 @@ class Connection(Stream):
             length = request_length(head)
         except SyntaxFault as fault:
             refusal = self._owner.refuse(self.peer, Problem(fault.status, str(fault), close=True))
-            await self._send(refusal, "GET", is_http11=True, is_last=True)
+            await self._send(refusal, "HEAD" if self._asks_head else "GET", is_http11=True, is_last=True)
             await self._linger()
             return False
         body = Body(
@@ -172,6 +173,7 @@ class Connection(Stream):
             if data[:2] == b"\r\n":  # RFC 9112 §2.2: an empty line before the request line is ignored
                 data = self.received = data.lstrip(b"\r\n")
             if data:
+                self._asks_head = data.startswith(b"HEAD ")
                 end = data.find(END, 0, MAX_HEAD_BYTES)
                 if end >= 0:
                     return read_request(self.take(end + len(END)))

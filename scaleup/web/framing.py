@@ -14,12 +14,12 @@ from scaleup.web.syntax import (
     RequestHead,
     ResponseHead,
     SyntaxFault,
+    is_host,
     members,
     read_trailers,
 )
 
 _LENGTH = re.compile(rb"[0-9]{1,18}")
-_HOST = re.compile(rb"(?:[0-9A-Za-z._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
 # The size of a chunk; extensions mean nothing to us and are dropped (§7.1.1).
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?")
 _MAX_CHUNK_LINE = 256
@@ -29,7 +29,7 @@ def request_length(head: RequestHead) -> int | None:
     """Of the body, in bytes; None: it is chunked. Raises SyntaxFault."""
     named = head.named
     host = named.get(b"host")
-    if (host is None and head.is_http11) or (host and not _HOST.fullmatch(host)):
+    if (host is None and head.is_http11) or (host and not is_host(host)):
         raise SyntaxFault(400, "The Host field is missing, or is not a host.")
     if b"expect" in named and members(named[b"expect"]) != [b"100-continue"]:
         raise SyntaxFault(417, "This server knows no expectation but 100-continue.")
@@ -137,9 +137,9 @@ class Chunks:
             self.is_complete = True
             return at + 2
         end = data.find(b"\r\n\r\n", at)
+        if (len(data) if end < 0 else end) - at > MAX_LINE_BYTES:
+            raise SyntaxFault(431, "The trailers are too large.")
         if end < 0:
-            if len(data) - at > MAX_LINE_BYTES:
-                raise SyntaxFault(431, "The trailers are too large.")
             if b"\n" in data[at:] and b"\r\n" not in data[at:]:
                 raise SyntaxFault(400, "The trailers are not fields.")
             return 0

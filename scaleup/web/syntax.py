@@ -28,11 +28,14 @@ MAX_FIELDS = 100
 
 _TOKEN = rb"[!#$%&'*+.^`|~0-9A-Za-z-]"
 _FIELD = rb"%b++:[\t\x20-\x7e\x80-\xff]*+\r\n" % _TOKEN
-_REQUEST_LINE = re.compile(rb"([A-Z][A-Z0-9-]*+) ([!-~]++) HTTP/1\.([01])\r\n")
+_METHOD = rb"[A-Z][A-Z0-9-]{0,31}+"
+_REQUEST_LINE = re.compile(rb"(%b) ([!-~]++) HTTP/1\.([01])\r\n" % _METHOD)
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9]{2})(?: [^\r\n]*+)?\r\n")
 _FIELDS = re.compile(rb"(?:%b)*+\r\n" % _FIELD)
 _SPLIT = re.compile(rb"([^:]+):[ \t]*([^\r]*)\r\n")
-_FIRST_LINE_BEGUN = re.compile(rb"[A-Z][A-Z0-9-]*+(?: [!-~]*+(?: [!-~]*+)?+)?+\r?")
+_FIRST_LINE_BEGUN = re.compile(rb"%b(?: [!-~]*+(?: [!-~]*+)?+)?+\r?" % _METHOD)
+_BARE_LF = re.compile(rb"(?<!\r)\n")
+_HOST = re.compile(rb"(?:[0-9A-Za-z._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
 
 
 class SyntaxFault(Exception):
@@ -96,8 +99,14 @@ def refuse_beginning(data: bytes) -> None:
         raise SyntaxFault(414, "The request target is too long.")
     if len(data) > MAX_HEAD_BYTES:
         raise SyntaxFault(431, "The header fields are too large together.")
-    if not (_REQUEST_LINE.match(data) if is_whole else _FIRST_LINE_BEGUN.fullmatch(line)):
+    is_line = _REQUEST_LINE.match(data) if is_whole else _FIRST_LINE_BEGUN.fullmatch(line)
+    if not is_line or _BARE_LF.search(data):
         raise SyntaxFault(400, "This is not HTTP as RFC 9112 has it.")
+
+
+def is_host(value: bytes) -> bool:
+    """Whether it may stand in Host, and before a path: a name or an address, perhaps a port (RFC 3986 §3.2)."""
+    return _HOST.fullmatch(value) is not None
 
 
 def read_trailers(section: bytes) -> list[Field]:

@@ -14,6 +14,7 @@ from functools import lru_cache
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from scaleup.web.problems import Problem
+from scaleup.web.syntax import is_host
 
 _ABSOLUTE = re.compile(
     r"https?://([^/?#@]+)(/[^#]*|\?[^#]*)?", re.IGNORECASE
@@ -64,7 +65,7 @@ def parse(text: str) -> Target:
     if not text.startswith("/"):
         # §3.2.2: "a server MUST accept the absolute-form in requests"
         match = _ABSOLUTE.fullmatch(text)
-        if match is None:
+        if match is None or not is_host(match[1].encode()):
             raise Problem(400, "The request target is neither a path nor an http URL.", close=True)
         authority, text = match[1].encode(), match[2] or "/"
         if text.startswith("?"):

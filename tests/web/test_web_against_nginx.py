@@ -72,30 +72,6 @@ class Difference:
     ours: str
 
 
-# Where the core as it is today is known to fail; the one that replaces it has to pass, and this list to go.
-TODAY = [
-    Row("encoding: *", "Content-Encoding", "*", ABSENT),
-    Row("encoding: *", "Content-Length", "*", "*"),
-    Row("encoding: *", "Vary", "Accept-Encoding", ABSENT),
-    Row("encoding: *", "body", "*", "*"),
-    Row("encoding: * gzip, with the tag of what is not compressed", "status", "200", "304"),
-    Row("range*: of a compressed sibling", "*", "*", "*"),
-    Row("path: * /app.js or path: * /style.css or connection: 1.0, gzip", "Vary", "Accept-Encoding", ABSENT),
-    Row("ranges: *", "status", "206 or 416", "200"),  # several ranges
-    Row("if-range: the tag, 0-9,50-59", "status", "206", "200"),
-    Row("if-range: empty, *", "status", "200", "206 or 416"),
-    Row("range: * space before the equals sign", "status", "200", "206"),
-    Row("*", "Content-Type", ABSENT, "*"),  # RFC 9110 §15.4.5: a 304 should not have it
-    Row("condition: * If-None-Match, on a second line", "status", "400", "200"),
-    Row("path: * /100%.txt or path: * /% or path: * /%4 or path: * /%zz", "status", "400", "200 or 404"),
-    Row("method: FROB *", "status", "405", "400"),
-    Row("connection: 2.0", "status", "505", "400"),
-    Row("connection: 1.*", "status", "200 or 206 or 301", "400"),  # for what follows a request that closes
-    Row("connection: 1.1, an upgrade that nobody offers", "connection", "kept", "closed"),
-    Row("path: HEAD * or connection: 1.1, HEAD and close", "framing", "*", "half a head*"),  # a body for HEAD
-]
-
-
 def table() -> list[Row]:
     """The rows of docs/web.md that say what differs: five columns, the last is the reason."""
     text = (ROOT / "docs" / "web.md").read_text().partition("<!-- differences -->")[2]
@@ -247,8 +223,6 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
 def test_answers_as_nginx_does_or_says_why_not(pair: Pair, case: Case) -> None:
     rows = table()
     found = [one for one in pair.differences(case) if not any(row.allows(case.name, one) for row in rows)]
-    if found and all(any(row.allows(case.name, one) for row in TODAY) for one in found):
-        pytest.xfail(f"the core of today: {found}")
     assert not found, f"{case.request[:1000]!r}; what is meant belongs into docs/web.md"
 
 

@@ -67,7 +67,7 @@ def span(text: bytes, size: int = 10, **fields: bytes) -> Span | None:
 
 def test_spans() -> None:
     assert span(b"bytes=2-3") == Span(2, 2)
-    assert span(b"BYTES = 2 - 3") == Span(2, 2)
+    assert span(b"BYTES=2 - 3") == Span(2, 2)
     assert span(b"bytes=2-") == Span(2, 8)
     assert span(b"bytes=-3") == Span(7, 3)
     assert span(b"bytes=-99") == Span(0, 10)
@@ -79,6 +79,7 @@ def test_spans() -> None:
         b"bytes=2",
         b"bytes=3-2",
         b"x=1-2",
+        b"bytes =2-3",
     ):
         assert span(ignored) is None
     for outside in (b"bytes=10-", b"bytes=10-11", b"bytes=-0"):
@@ -91,6 +92,9 @@ def test_spans() -> None:
 def test_several() -> None:
     assert spans(b"bytes=0-1, 4-5 ,-1") == [Span(0, 2), Span(4, 2), Span(9, 1)]
     assert spans(b"bytes=0-1,10-") == [Span(0, 2)], "one that lies outside is left out"
+    assert spans(b"bytes=,0-1,,4-5,") == [Span(0, 2), Span(4, 2)], (
+        "§5.6.1: empty members of a list are nothing"
+    )
     assert spans(b"bytes=0-1,x") is None
     assert spans(b"bytes=0-,0-") is None, "more than the whole"
     assert spans(b"bytes=" + b",".join([b"0-0"] * 17), 100) is None
