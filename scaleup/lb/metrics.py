@@ -10,7 +10,7 @@ from prometheus_client.registry import Collector
 
 from scaleup.lb.counters import BackendColumn, Column, FrontendColumn, ServerColumn
 from scaleup.lb.settings import LbSettings
-from scaleup.lb.stats import STATES, BackendRow, FrontendRow, Row, ServerRow
+from scaleup.lb.stats import STATES, UNRESOLVED, BackendRow, FrontendRow, Row, ServerRow
 from scaleup.lb.totals import Totals, names_of
 
 Family = GaugeMetricFamily | CounterMetricFamily
@@ -78,6 +78,12 @@ _OF_BACKENDS: list[tuple[type[Family], str, str, _Values]] = [
     (CounterMetricFamily, "client_aborts", "Clients that reset or went silent", lambda row: row.cli_abrt),
 ]
 _OF_SERVERS: list[tuple[type[Family], str, str, _Values]] = [
+    (
+        GaugeMetricFamily,
+        "unresolved",
+        "1: its name has no address for it; its state is MAINT then",
+        lambda row: float(row.status == UNRESOLVED),
+    ),
     (GaugeMetricFamily, "current_queue", "0: connections wait for any server", lambda row: row.qcur),
     (GaugeMetricFamily, "weight", "The server's weight now", lambda row: row.weight),
     (GaugeMetricFamily, "limit_sessions", "The server's maxconn, 0: none", lambda row: row.slim or 0),

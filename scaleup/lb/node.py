@@ -123,19 +123,23 @@ class Node:
         self._refuse_what_needs_a_restart(settings)
         await self._servers.find(settings)
         opened = self._open_sockets(settings)
+        new: Generation | None = None
         try:
             new = await self._start_generation(settings)
+            await self._servers.rest()
         except BaseException:
+            if new is not None:
+                await self._end_generation(new)
             self._close_sockets(opened)
             raise
+        # Nothing may come between: new workers must not hear of the servers as the old settings have them, and
+        # what an operator changes has to meet servers that somebody watches.
         old, self._generation, self._settings = self._generation, new, settings
         assert old is not None
-        # Nothing may come between: new workers must not hear of the servers as the old settings have them.
         self._servers.know(settings)
+        self._servers.watch(settings, self._source)
         self._tell_workers()
         self._tasks.spawn(self._retire(old), name="workers under the old settings")
-        await self._servers.rest()
-        self._servers.watch(settings, self._source)
 
     async def stop(self) -> None:
         """Drain, hand over, end. May be called after a `start` that failed."""
@@ -187,10 +191,13 @@ class Node:
         try:
             await generation.start()
         except BaseException:
-            self._totals.end(generation.counters)
-            await generation.end()
+            await self._end_generation(generation)
             raise
         return generation
+
+    async def _end_generation(self, generation: Generation) -> None:
+        self._totals.end(generation.counters)
+        await generation.end()
 
     async def _retire(self, old: Generation) -> None:
         """In the end nothing of it is left, nor the sockets that only it has known."""
@@ -199,8 +206,7 @@ class Node:
         where = [endpoint_of(self._sockets[endpoint][0]) for endpoint in gone]
         await old.retire(old.settings.hard_stop_after, where)
         self._retiring.discard(old)
-        self._totals.end(old.counters)
-        await old.end()
+        await self._end_generation(old)
         unused = [endpoint for endpoint in gone if endpoint not in self._settings.endpoints]  # still
         self._close_sockets([sock for endpoint in unused for sock in self._sockets.get(endpoint, ())])
         log.info("the workers under the old settings have ended")

@@ -27,6 +27,7 @@ from scaleup.errors import StartupError
 from scaleup.lb.commands import answer
 from scaleup.lb.control import Control, whole
 from scaleup.processes import Tasks
+from scaleup.processes.logs import LimitedLog
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ MAX_CLIENTS = 16
 MAX_LINE_BYTES = 16384  # as HAProxy's buffer
 PIECE_BYTES = 65536
 BACKLOG = 16
+LOG_EVERY_SECONDS = 5.0
 
 
 class RuntimeSocket:
@@ -45,6 +47,7 @@ class RuntimeSocket:
     def __init__(self, path: Path, control: Control) -> None:
         self._path, self._control = path, control
         self._tasks = Tasks()
+        self._limited = LimitedLog(log, LOG_EVERY_SECONDS, asyncio.get_running_loop().time)
         self._server: asyncio.Server | None = None
         self._inode = 0
 
@@ -66,7 +69,9 @@ class RuntimeSocket:
 
     def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if len(self._tasks) >= MAX_CLIENTS:
-            log.warning("a client of the runtime socket is refused: there are %d already", MAX_CLIENTS)
+            self._limited.warning(
+                "clients", f"a client of the runtime socket is refused: there are {MAX_CLIENTS} already"
+            )
             writer.close()
             return
         self._tasks.spawn(_Client(reader, writer, self._control).serve(), name="runtime socket")

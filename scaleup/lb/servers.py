@@ -75,7 +75,10 @@ class Servers:
         await self._discovery.find(settings)
 
     def know(self, settings: LbSettings) -> None:
-        """From now on these are the servers; those that we knew keep what is known of them."""
+        """From now on these are the servers; those that we knew keep what is known of them. None may be watched."""
+        assert not len(self._checks), (
+            "rest, before others are known: what was watched would be taken for them"
+        )
         before, self._known = self._backends, set()
         self._backends = {
             backend.name: {server.name: server.server() for server in backend.servers}
@@ -187,8 +190,6 @@ class Servers:
 
     def _went(self, backend: str, server: Server, change: Change) -> None:
         """Up or down."""
-        if not self._is_known(backend, server):
-            return
         if not change.up:
             self._histories[backend, server.name].went_down += 1
             if not any(it.usable for it in self._backends[backend].values()):
@@ -197,12 +198,8 @@ class Servers:
         self._settle()
 
     def _checked(self, backend: str, server: Server, result: Result) -> None:
-        if result.passed is False and server.up and self._is_known(backend, server):
+        if result.passed is False and server.up:
             self._histories[backend, server.name].failed_checks += 1
-
-    def _is_known(self, backend: str, server: Server) -> bool:
-        """No: it is one of before the reload that is in progress, and its checks are about to end."""
-        return self._backends.get(backend, {}).get(server.name) is server
 
     def _remember(self) -> None:
         """Who runs now; those that are not there any more are forgotten."""

@@ -188,6 +188,10 @@ STATES = ("UP", "DOWN", "MAINT", "DRAIN", "NOLB")
 """One of them is a server's, for metrics. NOLB is HAProxy's for one that wants no more: none of ours does."""
 
 
+UNRESOLVED = "MAINT (resolution)"
+"""The status of one whose name has no address for it: perhaps a free slot of a template."""
+
+
 def state(server: Server) -> str:
     """One of STATES: what of it an operator has to know first."""
     if not server.live.serves:
@@ -204,7 +208,7 @@ def status(server: Server, level: int | None, rise: int, fall: int) -> str:
     """
     live: Live = server.live
     if live.endpoint is None:
-        return "MAINT (resolution)"
+        return UNRESOLVED
     now = state(server)
     if now == "MAINT" or level is None:
         return "no check" if now == "UP" else now

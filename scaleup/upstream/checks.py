@@ -39,7 +39,8 @@ class Checker:
 
     `source`: our IP address to check from. `random()`: 0 ≤ it < 1, for offsets and jitter. `slots`: for checks in
     progress, perhaps shared with others; by default CONCURRENCY of its own. `error_limit`, `on_error`: see
-    `Health`. `known`: those whose `up` is known from an earlier Checker. `preamble`: what a check sends first.
+    `Health`. `known`: those whose `up` is known from an earlier Checker. `preamble`: what a check sends first. Made
+    inside the running loop.
     """
 
     def __init__(
@@ -58,7 +59,6 @@ class Checker:
         on_result: Callable[[Server, Result], None] = lambda server, result: None,
     ) -> None:
         self._on_result = on_result
-        self._servers = tuple(servers)
         self._settings = settings
         self._on_change = on_change
         self._source = source
@@ -66,9 +66,13 @@ class Checker:
         self._slots = slots or asyncio.Semaphore(CONCURRENCY)
         self._check = settings.check
         self._context = None if self._check.tls is None else context_of(self._check.tls)
-        self._error_limit, self._on_error, self._known = error_limit, on_error, known
+        self._error_limit, self._on_error = error_limit, on_error
         self._preamble = preamble
-        self._watches: dict[Server, _Watch] = {}
+        self._watches = {
+            server: _Watch(self._new_health(server, server in known, server.up)) for server in servers
+        }
+        for server, watch in self._watches.items():
+            server.up = watch.health.up
 
     def last(self, server: Server) -> Result | None:
         """The newest check of a server; None: none yet."""
@@ -117,11 +121,7 @@ class Checker:
     async def run(self) -> None:
         """Check until cancelled (with no servers there is nothing to do, and it returns)."""
         async with asyncio.TaskGroup() as group:
-            for server in self._servers:
-                watch = self._watches[server] = _Watch(
-                    self._new_health(server, server in self._known, server.up)
-                )
-                server.up = watch.health.up
+            for server, watch in self._watches.items():
                 group.create_task(self._watch(server, watch), name=f"check {server.name}")
 
     def _new_health(self, server: Server, known: bool, up: bool) -> Health:

@@ -220,14 +220,18 @@ async def test_the_idle_time_can_be_set_for_a_connection(
         assert await it.rest() == ""
 
 
-async def test_too_many_are_refused_and_those_that_are_there_stay(desk: Desk, path: Path) -> None:
+async def test_too_many_are_refused_and_those_that_are_there_stay(
+    desk: Desk, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async with contextlib.AsyncExitStack() as stack:
         there = [await stack.enter_async_context(client(path)) for _ in range(MAX_CLIENTS)]
         for one in there:
             await one.says("prompt\n")
             await one.hears("\n> ")
-        async with client(path) as late:
-            assert await late.rest() == ""
+        for _ in range(3):
+            async with client(path) as late:
+                assert await late.rest() == ""
+        assert caplog.text.count("a client of the runtime socket is refused") == 1
         await there[0].says("get weight web/web1;quit\n")
         assert await there[0].rest() == "2 (initial 2)\n\n"
         async with client(path) as next_one:

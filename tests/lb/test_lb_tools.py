@@ -156,7 +156,8 @@ def told(path: Path) -> dict[str, Any]:
 
 
 def test_haproxyadmin_reads_ours_as_it_reads_haproxy_s(node: Node, sockets: Path, theirs: Path) -> None:
-    eventually(lambda: status(theirs, "web1") == "UP")
+    for each in (sockets / "ours", theirs):
+        eventually(lambda each=each: status(each, "web1") == "UP")  # type: ignore[misc]
     ours, haproxys = told(sockets / "ours"), told(theirs)
     assert {key: type(value) for key, value in ours.items()} == {
         key: type(value) for key, value in haproxys.items()
