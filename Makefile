@@ -27,7 +27,7 @@ lint: $(VENV)/.dev
 
 test: programs $(VENV)/.dev
 	$(FAST) "not slow" $(ARGS)
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "slow and not alone" $(ARGS)
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "slow and not alone" $(ARGS)
 	$(BIN)/python -m pytest -q -m alone $(ARGS)
 
 soak: programs $(VENV)/.dev
@@ -39,7 +39,7 @@ programs:
 	@sh tests/install-programs.sh $(PYTHON)
 
 bench: $(VENV)/.dev
-	@for script in proxy web profile logs idle stack scale failover saturated; do \
+	@for script in proxy web app profile logs idle stack scale failover saturated; do \
 	  $(BIN)/python -m bench.$$script --json bench/results/$$script.json $(ARGS) || exit; done
 	$(BIN)/python -m bench.report
 

@@ -2,6 +2,7 @@
 
     python -m bench.proxy     what does relaying cost, beside HAProxy, nginx and an asyncio tutorial's proxy?
     python -m bench.web       what do files and forwarded requests cost the web tier, beside nginx?
+    python -m bench.app       what does a request cost the application, beside Express and Flask?
     python -m bench.idle      how much memory does a connection take that does nothing?
     python -m bench.stack     what does the whole stack carry, and which tier spends the CPU time?
     python -m bench.scale     how does the cost grow with servers, connections and workers?
@@ -19,6 +20,7 @@ What is shared, in the order in which to read it:
     record        ● what was measured: cases, rounds, ratios, JSON
     agent         CPU time of processes, in nanoseconds; also a program of its own for a remote host
     peers         ● how each proxy and web server is configured, at its best
+    applications  the application and those that stand in for it: how each is started, on which database
     running       starting them and the servers behind them; stopping all of it
     generator     requests in a closed loop or at a fixed rate
     transfer      bulk, each way

@@ -26,6 +26,7 @@ import sys
 import time
 from collections import deque
 from dataclasses import dataclass
+from itertools import cycle
 
 from hdrh.histogram import HdrHistogram
 
@@ -55,16 +56,28 @@ class _Connection:
 class Generator:
     """`warm_up`, `run` once, `close`. `answered`, `errors` and `histogram` (µs) are the result.
 
-    `rate`: requests per second, None for a closed loop. `close`: a connection for each request; it counts when the
-    server has closed it as well.
+    `path`: or several between spaces, asked for in turn. `rate`: requests per second, None for a closed loop.
+    `close`: a connection for each request; it counts when the server has closed it as well. `post`: JSON that each
+    request brings; without it they are GETs.
     """
 
     def __init__(
-        self, address: tuple[str, int], path: str, connections: int, rate: float | None, close: bool
+        self,
+        address: tuple[str, int],
+        path: str,
+        connections: int,
+        rate: float | None,
+        close: bool,
+        post: str | None = None,
     ) -> None:
         self._address, self._connections, self._rate, self._close = address, connections, rate, close
         header = "Connection: close\r\n" if close else ""
-        self._request = f"GET {path} HTTP/1.1\r\nHost: {address[0]}\r\n{header}\r\n".encode()
+        body = (post or "").encode()
+        if post is not None:
+            header += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+        method = "GET" if post is None else "POST"
+        head = f" HTTP/1.1\r\nHost: {address[0]}\r\n{header}\r\n".encode()
+        self._requests = cycle([f"{method} {one}".encode() + head + body for one in path.split()])
         self._poll = select.epoll()
         self._open: dict[int, _Connection] = {}
         self._idle: deque[_Connection | None] = deque()  # None: a connection that is to be opened
@@ -149,7 +162,7 @@ class Generator:
         connection.began, connection.missing, connection.received = intended, -1, b""
         connection.asked = True
         try:
-            connection.sock.send(self._request)
+            connection.sock.send(next(self._requests))
         except OSError:
             self._failed(connection)
 
@@ -222,18 +235,24 @@ def main() -> None:
         description=summary, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("address", metavar="HOST:PORT")
-    parser.add_argument("--path", default="/1")
+    parser.add_argument("--path", default="/1", help="or several between spaces, asked for in turn")
     parser.add_argument("--connections", type=int, default=64, metavar="N")
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--rate", type=float, help="requests per second (default: a closed loop)")
     parser.add_argument("--close", action="store_true", help="a connection for each request")
+    parser.add_argument("--post", metavar="JSON", help="send this with each request (default: GET)")
     parser.add_argument(
         "--wait", action="store_true", help="for a line, after connecting; and for the end of input"
     )
     arguments = parser.parse_args()
     host, _, port = arguments.address.rpartition(":")
     generator = Generator(
-        (host, int(port)), arguments.path, arguments.connections, arguments.rate, arguments.close
+        (host, int(port)),
+        arguments.path,
+        arguments.connections,
+        arguments.rate,
+        arguments.close,
+        arguments.post,
     )
     try:
         generator.warm_up()

@@ -32,7 +32,8 @@ Look = TypeVar("Look")
 @dataclass(frozen=True)
 class Load:
     """What is asked for. `rate`: requests a second in all (None: as fast as they are answered, each connection);
-    `close`: a connection for each request; `generators`: processes that share the connections."""
+    `close`: a connection for each request; `generators`: processes that share the connections; `post`: JSON that is
+    sent with each; `path`: or several between spaces, asked for in turn."""
 
     path: str
     connections: int
@@ -40,6 +41,7 @@ class Load:
     rate: float | None = None
     close: bool = False
     generators: int = 1
+    post: str | None = None
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,8 @@ class _Generator:
             flags += ["--rate", f"{load.rate / count:g}"]
         if load.close:
             flags.append("--close")
+        if load.post is not None:
+            flags += ["--post", load.post]
         self._name = f"bench.generator {address[0]}:{address[1]} {' '.join(flags)}"
         self._process = subprocess.Popen(
             [PYTHON, "-m", "bench.generator", f"{address[0]}:{address[1]}", *flags, "--wait"],

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 SERVERS = 1000
@@ -55,10 +55,12 @@ class Plan:
 
 @dataclass(frozen=True)
 class Command:
-    """What is run: the program and its arguments, and the files it reads, by name in the plan's folder."""
+    """What is run: the program and its arguments, the files it reads, by name in the plan's folder, and what it
+    finds in its environment beside what is there already."""
 
     argv: tuple[str, ...]
     files: dict[str, str]
+    environment: dict[str, str] = field(default_factory=dict)
 
 
 def scaleup(plan: Plan, program: str) -> Command:

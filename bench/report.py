@@ -35,7 +35,7 @@ RESULTS = CHECKOUT / "bench" / "results"
 PAGE = CHECKOUT / "docs" / "benchmarks.md"
 PICTURES = CHECKOUT / "docs" / "images"
 
-SCRIPTS = ("proxy", "web", "profile", "logs", "idle", "stack", "scale", "failover", "saturated")
+SCRIPTS = ("proxy", "web", "app", "profile", "logs", "idle", "stack", "scale", "failover", "saturated")
 LOOPBACK = "failover-loopback"
 _PLACE = re.compile(r"^<!-- (.+) -->$", re.MULTILINE)
 

@@ -63,12 +63,13 @@ class Running:
 
 @dataclass(frozen=True)
 class Peer:
-    """A proxy that is installed here."""
+    """A proxy that is installed here. `path`: what it answers with 200 once it is up."""
 
     name: str
     version: str
     settings: str
     command: Callable[[Plan], Command]
+    path: str = "/0"
 
 
 def find(name: str) -> Peer | str:
@@ -161,7 +162,12 @@ def process(command: Command, folder: Path, ready: Address) -> Iterator[int]:
     output = folder / "output"
     with output.open("wb") as printed:
         child = subprocess.Popen(  # a session of its own: Ctrl-C is for us, and we end it
-            command.argv, stdin=subprocess.DEVNULL, stdout=printed, stderr=printed, start_new_session=True
+            command.argv,
+            stdin=subprocess.DEVNULL,
+            stdout=printed,
+            stderr=printed,
+            env={**os.environ, **command.environment},
+            start_new_session=True,
         )
     try:
         deadline = time.monotonic() + START_SECONDS
@@ -270,7 +276,7 @@ class Lab:
         plan = Plan(written(addresses), servers, self._folder(), self._maxconn, workers, log, root)
         with on(self._cores.proxy):
             pid = self._stack.enter_context(process(peer.command(plan), plan.folder, addresses[0]))
-        await_answer(addresses[0])
+        await_answer(addresses[0], peer.path)
         return Running(addresses, lambda: local_clocks([pid]), pid)
 
     def load(self) -> contextlib.AbstractContextManager[None]:
@@ -286,16 +292,16 @@ def _fill(folder: Path, sizes: Sequence[int]) -> None:
         (folder / str(size)).write_bytes(b"x" * size)
 
 
-def await_answer(address: Address) -> None:
+def await_answer(address: Address, path: str) -> None:
     """Until a request comes back: a proxy may first have to see that its servers live. Raises BenchError."""
     deadline = time.monotonic() + START_SECONDS
     while True:
         with contextlib.suppress(OSError), socket.create_connection(address, 2) as sock:
-            sock.sendall(b"GET /0 HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")
+            sock.sendall(f"GET {path} HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n".encode())
             if sock.recv(4096).startswith(b"HTTP/1.1 200"):
                 return
         if time.monotonic() > deadline:
-            raise BenchError(f"{address[0]}:{address[1]}: GET /0 is not answered with 200")
+            raise BenchError(f"{address[0]}:{address[1]}: GET {path} is not answered with 200")
         time.sleep(0.02)
 
 

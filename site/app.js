@@ -13,6 +13,7 @@
 
 const TIMEOUT_MS = 5000;
 const TICK_MS = 1000;
+const COUNTED_MS = 1500; // applications write clicks each second
 const CONFIRM_MS = 4000;
 const LOG_LENGTH = 12;
 const PAGE_SIZE = 10;
@@ -214,7 +215,7 @@ function newRow(link) {
   const button = (text, onclick) => element("button", { onclick, ariaLabel: `${text} ${link.short}` }, text);
   const open = element("a", { className: "button", href: short, target: "_blank", rel: "noopener" }, "Open");
   open.ariaLabel = `Open ${link.short} in a new tab`;
-  open.addEventListener("click", () => setTimeout(reload, TICK_MS)); // the visit has been counted by then
+  open.addEventListener("click", () => setTimeout(reload, COUNTED_MS));
   const row = element("li", {},
     element("p", { className: "short" }, element("span", { className: "muted" }, `${location.host}/l/`), link.code),
     element("p", { className: "target" }, link.url),
@@ -287,7 +288,11 @@ async function tick() {
 byId("form").addEventListener("submit", submit);
 byId("more").addEventListener("click", () => reload(next));
 byId("ask").addEventListener("click", askWho);
-document.addEventListener("visibilitychange", () => document.hidden || reload()); // links were visited meanwhile
+document.addEventListener("visibilitychange", () => { // links were visited meanwhile
+  if (document.hidden) return;
+  reload();
+  setTimeout(reload, COUNTED_MS);
+});
 new ResizeObserver(drawWires).observe(byId("diagram"));
 
 for (const [tier, ...node] of [["vip", location.host], ["web", ""], ["app", ""], ["db", "db", "database"]]) {

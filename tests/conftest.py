@@ -48,7 +48,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             if (programs := missing(item)) and "CI" not in os.environ:
                 reason = f"needs {', '.join(programs)}; `make test` as root installs it"
                 item.add_marker(pytest.mark.skip(reason=reason))
-        if item.path.parent.name in ALONE and item.get_closest_marker("slow"):
+        marks = {mark.name for mark in item.iter_markers()}
+        if item.path.parent.name in ALONE and "slow" in marks and "beside" not in marks:
             item.add_marker("alone")
         if item.path.parent.name in ON_UVLOOP_FIRST and re.search(r"[\[-]asyncio[\]-]", item.name):
             item.add_marker("other_loop")

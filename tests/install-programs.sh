@@ -5,6 +5,8 @@ PATH="$PATH:/usr/sbin:/sbin"
 missing=""
 add() { command -v "$1" >/dev/null 2>&1 || missing="$missing $2"; }
 add mariadbd mariadb-server
+add rsync rsync
+[ -e /usr/lib/galera/libgalera_smm.so ] || missing="$missing galera-4"
 add chromium chromium
 add haproxy haproxy
 add nginx nginx-light
@@ -18,8 +20,12 @@ add strace strace
 add wrk wrk
 add hatop hatop
 add tshark tshark
+add goaccess goaccess
+add openssl openssl
 add systemctl systemd
 add prometheus prometheus
+add node nodejs
+add npm npm
 "${1:-python3}" -c 'import ensurepip' 2>/dev/null || missing="$missing python3-venv"
 [ -z "$missing" ] && exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then

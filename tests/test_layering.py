@@ -55,6 +55,7 @@ MUST_BE_PURE = {
     *("scaleup.web.syntax", "scaleup.web.framing", "scaleup.web.headers", "scaleup.web.targets"),
     *("scaleup.web.conditions", "scaleup.web.encoding", "scaleup.web.cache", "scaleup.web.problems"),
     *("scaleup.app.links", "scaleup.app.address", "scaleup.app.client", "scaleup.stack.plan"),
+    *("scaleup.app.idempotency", "scaleup.app.outcomes"),
     *("scaleup.sim.clock", "scaleup.sim.network", "scaleup.sim.cluster", "scaleup.sim.chaos"),
 }
 

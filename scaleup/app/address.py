@@ -1,4 +1,4 @@
-"""Where the database is: `mysql://USER@HOST:PORT/DATABASE`. ●"""
+"""Where the database is: `mysql://USER@HOST:PORT/DATABASE`, or `…@HOST:PORT,HOST:PORT/…` for one of several. ●"""
 
 from __future__ import annotations
 
@@ -22,15 +22,19 @@ class PasswordInUrlError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class DatabaseAddress:
-    """A user's way to a database; the password travels apart."""
+    """A user's way to a database; the password travels apart. `others`: further hosts that may be the primary."""
 
     user: str
     endpoint: Endpoint
     database: str
+    others: tuple[Endpoint, ...] = ()
 
     @classmethod
     def parse(cls, text: str) -> DatabaseAddress:
-        """Read `mysql://USER@HOST[:PORT]/DATABASE`. Raises ValueError that says what to write instead."""
+        """Read `mysql://USER@HOST[:PORT][,HOST[:PORT]…]/DATABASE`.
+
+        Raises ValueError that says what to write instead.
+        """
         form = "write mysql://USER@HOST:PORT/DATABASE"
         parts = urlsplit(text)
         user, at, host = parts.netloc.rpartition("@")
@@ -45,7 +49,15 @@ class DatabaseAddress:
             raise ValueError(f"{text!r} names no database: {form}")
         if parts.query or parts.fragment:
             raise ValueError(f"{text!r} has something after the database's name: {form}")
-        return cls(unquote(user), Endpoint.parse(host, DEFAULT_PORT), database)
+        first, *others = (Endpoint.parse(each, DEFAULT_PORT) for each in host.split(","))
+        if len({first, *others}) <= len(others):
+            raise ValueError(f"{text!r} names a host twice")
+        return cls(unquote(user), first, database, tuple(others))
+
+    @property
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """All of them, in the order in which they are tried."""
+        return (self.endpoint, *self.others)
 
     def __str__(self) -> str:
-        return f"mysql://{self.user}@{self.endpoint}/{self.database}"
+        return f"mysql://{self.user}@{','.join(map(str, self.endpoints))}/{self.database}"

@@ -14,12 +14,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from importlib.resources import files
 from typing import Any
 
 from pymysql.err import ProgrammingError
 
-from scaleup.app.pool import DatabaseAwayError, Pool
+from scaleup.app.outcomes import DatabaseAwayError
+from scaleup.app.pool import Pool
 from scaleup.errors import StartupError
 
 log = logging.getLogger(__name__)
@@ -40,6 +42,7 @@ _CREATE_HISTORY = """
     ) ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin
 """
 _APPLIED = "SELECT version FROM schema_migrations ORDER BY version"
+_HISTORY = "SELECT version, name, applied FROM schema_migrations ORDER BY version"
 _RECORD = "INSERT INTO schema_migrations (version, name, applied) VALUES (%s, %s, UTC_TIMESTAMP(6))"
 
 
@@ -88,6 +91,18 @@ async def migrate(pool: Pool, known: Sequence[Migration] | None = None) -> list[
                 await cursor.execute("SELECT RELEASE_LOCK(%s)", (LOCK,))
 
 
+async def applied(pool: Pool) -> dict[int, tuple[str, datetime]]:
+    """The versions that the schema has, each with its name and when it was applied (UTC)."""
+    async with pool.cursor() as cursor:
+        try:
+            await cursor.execute(_HISTORY)
+        except ProgrammingError as error:
+            if error.args[0] != _NO_SUCH_TABLE:
+                raise
+            return {}
+        return {version: (name, when) for version, name, when in await cursor.fetchall()}
+
+
 async def _missing(pool: Pool, known: Sequence[Migration]) -> list[Migration]:
     async with pool.cursor() as cursor:
         try:
@@ -110,11 +125,11 @@ async def _apply(cursor: Any, known: Sequence[Migration], database: str) -> list
 
 async def _compare(cursor: Any, known: Sequence[Migration], database: str) -> list[Migration]:
     await cursor.execute(_APPLIED)
-    applied = {version for (version,) in await cursor.fetchall()}
+    done = {version for (version,) in await cursor.fetchall()}
     newest = max((migration.version for migration in known), default=0)
-    if applied and max(applied) > newest:
+    if done and max(done) > newest:
         raise StartupError(
-            f"the schema of the database {database} is at version {max(applied)}, newer than this program, "
+            f"the schema of the database {database} is at version {max(done)}, newer than this program, "
             f"which knows {newest}: start the newer version of scaleup, or use --database for another one"
         )
-    return [migration for migration in known if migration.version not in applied]
+    return [migration for migration in known if migration.version not in done]

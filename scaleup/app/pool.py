@@ -9,86 +9,132 @@ connection is made outside any lock.
     async with pool.cursor() as cursor:      # waiting, connecting and all queries: within the time-out
         await cursor.execute("SELECT 1")
 
+Who would wait too long is not let in. By Little's law the wait is the number of those before us, times how
+long a use takes on average, by the number of connections. When that is more than WAIT_SHARE of the deadline,
+what we are asked for would come too late, and the waiting would have made it later for the others, too:
+DatabaseOverloadedError at once.
+
+Of several hosts one is used at a time: the first that can be reached and is not read-only, which is the primary, or
+any node of a Galera cluster that is in it.
+It is looked for again whenever a connection is to be made, from the one used last onwards; and when a server says
+that it is read-only now, all connections to it are dropped. So a primary that has changed is found again.
+
 Connections are in autocommit mode: without it, the first SELECT would freeze what a connection sees until
 it commits. A connection that comes back inside a transaction is closed, which rolls it back. One whose
-query is cancelled is closed by aiomysql itself, since the answer would be read by the next user.
+query is cancelled is closed by aiomysql itself, since the answer would be read by the next user; so that the
+server does not go on with it, it is told the time-out as well. A connection of MAX_AGE_SECONDS is replaced: a
+server's memory for it only grows, and a name may have another address by now.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import math
 import struct
 from collections import deque
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from ssl import SSLContext, SSLError
 from typing import Any
 
 import aiomysql
 from pymysql.err import Error, InterfaceError
 
+from scaleup.app import request_id
 from scaleup.app.address import DatabaseAddress
+from scaleup.app.encryption import Connection
+from scaleup.app.outcomes import (
+    CANNOT_CONNECT,
+    GONE,
+    NOT_READY,
+    READ_ONLY,
+    DatabaseAwayError,
+    DatabaseBusyError,
+    DatabaseOverloadedError,
+    DatabaseRefusesError,
+    named,
+)
+from scaleup.net.addresses import Endpoint
+
+log = logging.getLogger(__name__)
 
 CLOSE_SECONDS = 0.5
 """How long saying goodbye to the server may take."""
 
-_AWAY = {
-    1021: "its disk is full",
-    1040: "too many connections",
-    1047: "the Galera node is not ready",
-    1053: "it is shutting down",
-    1114: "its disk is full",
-    1146: "it has no tables of ours",  # it is new: watch.py makes them
-    1203: "too many connections of this user",
-    1290: "it is read-only",
-    1927: "the connection was killed",
-    2003: "cannot connect",
-    2006: "the connection is gone",
-    2013: "the connection was lost",
-}
-"""Errors after which the same request can succeed later, here or with another server."""
-
-_BUSY = {1205: "a lock was not released in time", 1213: "a deadlock"}
-"""It is there, but others were in the way."""
-
-_REFUSED = {1044, 1142, 1227}
-"""No right to do this: it will not go away by itself."""
-
-
-class DatabaseAwayError(Exception):
-    """The database cannot be asked now. Whether what was being written is stored is not known."""
-
-
-class DatabaseBusyError(DatabaseAwayError):
-    """It answers, but other connections kept it from doing what we asked. That was not done."""
-
-
-class DatabaseRefusesError(DatabaseAwayError):
-    """It answers, but will not let us in or do what we ask."""
+MAX_AGE_SECONDS = 1800.0
+MAX_WAITING = 1024
+"""Requests that wait for a connection, whatever the estimate says: each costs memory."""
+WAIT_SHARE = 0.5
+"""What of its time a use may spend waiting for its connection; the rest is for what it came for."""
+WARM_CONNECTIONS = 2
+"""Made before the first request, which need not wait for a login then."""
+SLOW_QUERY_SECONDS = 0.25
+_SMOOTHING = 1 / 32
+"""How much the latest use counts in their average duration."""
 
 
 class _Cursor(aiomysql.Cursor):  # type: ignore[misc] # aiomysql has no types
-    """A cursor without SHOW WARNINGS: aiomysql would ask for them, a round trip, to give them to `warnings`."""
+    """Tells slow queries, and asks for no warnings: aiomysql would, a round trip, to give them to `warnings`."""
+
+    async def execute(self, query: str, args: Any = None) -> Any:
+        clock = asyncio.get_running_loop().time
+        begun = clock()
+        try:
+            return await super().execute(query, args)
+        finally:
+            if (seconds := clock() - begun) > SLOW_QUERY_SECONDS:  # also of one that was given up
+                text, request = " ".join(query.split()), request_id.current.get()
+                log.warning("slow query, %.0f ms, request %s: %s", seconds * 1000, request, text)
 
     async def _show_warnings(self, conn: Any) -> None:
         return None
 
 
+@dataclass(frozen=True, slots=True)
+class _Connection:
+    """aiomysql's, to which host, and when it was made, by the loop's clock."""
+
+    raw: Any
+    host: Endpoint
+    born: float
+
+
 class Pool:
     """At most `size` connections. `timeout`: seconds for one use, if `cursor` is not told otherwise."""
 
-    def __init__(self, address: DatabaseAddress, password: str, *, size: int, timeout: float) -> None:
-        self.address, self.size = address, size
+    def __init__(
+        self,
+        address: DatabaseAddress,
+        password: str,
+        *,
+        size: int,
+        timeout: float,
+        ssl: SSLContext | None = None,
+    ) -> None:
+        self._ssl = ssl
+        self.address, self.size, self.timeout = address, size, timeout
         self.on_away: Callable[[str], None] = lambda _reason: None
         """Called each time the database turns out to be away, with the reason."""
-        self._password, self._timeout = password, timeout
+        self.in_use = 0
+        self.waiting = 0
+        self.refused = 0
+        """How many were not let in, or gave up waiting."""
+        self.opened = 0
+        """Connections that were made since the start."""
+        self._password = password
         self._slots = asyncio.Semaphore(size)
-        self._idle: deque[Any] = deque()  # the last given back is taken first; the others may grow old
-        self._in_use = 0
+        self._idle: deque[_Connection] = deque()
+        """The last given back is taken first; the others may grow old."""
+        self._mean_use_seconds = 0.0
+        self._current = 0  # of the address's endpoints
         self._closed = False
 
     @property
-    def in_use(self) -> int:
-        return self._in_use
+    def endpoint(self) -> Endpoint:
+        """The host that is used now."""
+        return self.address.endpoints[self._current]
 
     @property
     def idle(self) -> int:
@@ -96,29 +142,41 @@ class Pool:
 
     @contextlib.asynccontextmanager
     async def cursor(self, timeout: float | None = None) -> AsyncIterator[Any]:
-        """An aiomysql cursor on a connection of one's own.
+        """An aiomysql cursor on a connection of one's own. `timeout`: more than the pool's: a new connection.
 
-        Raises DatabaseAwayError when the database is not there, too slow, or when all connections are in
-        use for too long; other errors of SQL are pymysql's.
+        Raises DatabaseAwayError when the database is not there or too slow, DatabaseOverloadedError when all
+        connections are in use for too long; other errors of SQL are pymysql's.
         """
-        limit = self._timeout if timeout is None else timeout
+        limit = self.timeout if timeout is None else timeout
+        clock = asyncio.get_running_loop().time
         try:
-            async with asyncio.timeout(limit), self._slots:
-                connection = await self._take()
-                self._in_use += 1
+            async with asyncio.timeout(limit):
+                await self._wait_for_slot(limit)
                 try:
-                    async with connection.cursor(_Cursor) as cursor:
-                        yield cursor
+                    connection = await (self._take() if limit <= self.timeout else self._connect(limit))
+                    self.in_use += 1
+                    begun = clock()
+                    try:
+                        async with connection.raw.cursor(_Cursor) as cursor:
+                            yield cursor
+                    finally:
+                        self.in_use -= 1
+                        self._mean_use_seconds += (clock() - begun - self._mean_use_seconds) * _SMOOTHING
+                        self._give_back(connection, keep=limit <= self.timeout)
                 finally:
-                    self._in_use -= 1
-                    self._give_back(connection)
+                    self._slots.release()
         except TimeoutError:
             raise self._away(DatabaseAwayError(f"no answer within {limit:g} s")) from None
         except Error as error:
-            named = _classify(error)
-            if named is None:
+            told = _classify(error)
+            if told is None:
                 raise
-            raise named if isinstance(named, DatabaseBusyError) else self._away(named) from error
+            raise told if isinstance(told, DatabaseBusyError) else self._away(told) from error
+
+    async def warm(self) -> None:
+        """Make the first connections before anybody waits for them. Raises DatabaseAwayError."""
+        while len(self._idle) + self.in_use < min(WARM_CONNECTIONS, self.size):
+            self._idle.append(await self._connect(self.timeout))
 
     async def close(self) -> None:
         """Close what is idle now, and what is in use when it comes back."""
@@ -126,73 +184,157 @@ class Pool:
         with contextlib.suppress(TimeoutError, OSError):
             async with asyncio.timeout(CLOSE_SECONDS):
                 for connection in self._idle:
-                    await connection.ensure_closed()
+                    await connection.raw.ensure_closed()
         self._drop_idle()
 
-    async def _take(self) -> Any:
+    async def _wait_for_slot(self, limit: float) -> None:
+        if not self._slots.locked():
+            await self._slots.acquire()  # which does not wait
+            return
+        expected = (self.waiting + 1) * self._mean_use_seconds / self.size
+        if expected > limit * WAIT_SHARE or self.waiting >= MAX_WAITING:
+            self.refused += 1
+            raise DatabaseOverloadedError(f"all {self.size} connections in use, {self.waiting} wait for one")
+        self.waiting += 1
+        try:
+            async with asyncio.timeout(limit * WAIT_SHARE):
+                await self._slots.acquire()
+        except TimeoutError:
+            self.refused += 1
+            reason = f"all {self.size} connections in use for {limit * WAIT_SHARE:g} s"
+            raise DatabaseOverloadedError(reason) from None
+        finally:
+            self.waiting -= 1
+
+    async def _take(self) -> _Connection:
+        oldest = asyncio.get_running_loop().time() - MAX_AGE_SECONDS
         while self._idle:
             connection = self._idle.pop()
-            reader = connection._reader
+            reader = connection.raw._reader
             # eof_received, not at_eof(): MySQL 8 sends an error before it closes, which is still unread.
-            if not reader.eof_received and reader.exception() is None:
+            if connection.born > oldest and not reader.eof_received and reader.exception() is None:
                 return connection
-            connection.close()
-        return await self._connect()
+            connection.raw.close()
+        return await self._connect(self.timeout)
 
-    async def _connect(self) -> Any:
+    async def _connect(self, statement_seconds: float) -> _Connection:
+        """To the host used last, or the first after it that is a primary. Raises what all of them said."""
+        hosts = self.address.endpoints
+        first, reasons = self._current, []
+        for turn in range(len(hosts)):
+            number = (first + turn) % len(hosts)
+            try:
+                # All of them within one time-out: who is stopped accepts and says nothing.
+                raw = await self._log_in(hosts[number], self.timeout / len(hosts), statement_seconds)
+            except DatabaseAwayError as error:
+                reasons.append(f"{hosts[number]}: {error}")
+                last = error
+                continue
+            if number != self._current:
+                log.warning("the database at %s is used from now on: %s", hosts[number], "; ".join(reasons))
+                self._current = number
+                self._drop_idle()  # those to the host before
+            self.opened += 1
+            return _Connection(raw, hosts[number], asyncio.get_running_loop().time())
+        raise self._tell_away(type(last)("; ".join(reasons), last.code)) from last
+
+    async def _log_in(self, host: Endpoint, seconds: float, statement_seconds: float) -> Any:
+        """An aiomysql connection. Raises DatabaseAwayError."""
         address = self.address
         try:
             # Around all of it: aiomysql's own connect_timeout ends before the handshake begins.
-            async with asyncio.timeout(self._timeout):
-                return await aiomysql.connect(
-                    host=address.endpoint.host,
-                    port=address.endpoint.port,
+            async with asyncio.timeout(seconds):
+                raw = Connection(
+                    host=host.host,
+                    port=host.port,
                     user=address.user,
                     password=self._password.encode().decode("latin1"),  # aiomysql encodes it as latin1
                     db=address.database,
                     charset="utf8mb4",
                     autocommit=True,
                     local_infile=False,  # else a server could ask for any file of ours
+                    ssl=self._ssl,
                 )
+                try:
+                    await raw._connect()
+                    await _limit(raw, statement_seconds)
+                    if address.others:
+                        await _check_usable(raw)
+                except BaseException:
+                    raw.close()
+                    raise
+                return raw
         except Error as error:  # that of a server which does not let us in, whatever its number
-            raise self._away(_classify(error) or DatabaseRefusesError(str(error.args[-1]))) from error
+            if isinstance(error.__cause__, SSLError):
+                raise DatabaseRefusesError(f"TLS: {error.__cause__}") from error
+            raise _classify(error) or DatabaseRefusesError(str(error.args[-1])) from error
         except (struct.error, LookupError, NameError, ValueError) as error:
-            raise self._away(DatabaseAwayError(f"it does not speak MySQL: {error!r}")) from error
+            raise DatabaseAwayError(f"it does not speak MySQL: {error!r}") from error
         except RuntimeError as error:  # of pymysql: MySQL's way to log in needs the package cryptography
-            raise self._away(DatabaseRefusesError(str(error))) from error
+            raise DatabaseRefusesError(str(error)) from error
         except TimeoutError:
-            raise self._away(DatabaseAwayError(f"no connection within {self._timeout:g} s")) from None
+            raise DatabaseAwayError(f"no connection within {seconds:g} s", CANNOT_CONNECT) from None
 
-    def _give_back(self, connection: Any) -> None:
-        if connection.closed:
+    def _give_back(self, connection: _Connection, *, keep: bool) -> None:
+        if connection.raw.closed:
             return
-        if self._closed or connection.get_transaction_status():
-            connection.close()
+        is_current = connection.host == self.endpoint
+        if not keep or not is_current or self._closed or connection.raw.get_transaction_status():
+            connection.raw.close()
         else:
             self._idle.append(connection)
 
     def _away(self, error: DatabaseAwayError) -> DatabaseAwayError:
         """Add the address. One connection that does not answer speaks for the idle ones, too."""
-        told = type(error)(f"{self.address.endpoint}: {error}")
+        return self._tell_away(type(error)(f"{self.endpoint}: {error}", error.code))
+
+    def _tell_away(self, error: DatabaseAwayError) -> DatabaseAwayError:
         self._drop_idle()
-        self.on_away(str(told))
-        return told
+        self.on_away(str(error))
+        return error
 
     def _drop_idle(self) -> None:
         while self._idle:
-            self._idle.pop().close()
+            self._idle.pop().raw.close()
+
+
+async def _check_usable(raw: Any) -> None:
+    """Raises DatabaseAwayError for a replica, or a Galera node outside of its cluster, as a write there would.
+
+    In Galera's cluster a commit is certified everywhere, and applied on the other nodes a little later:
+    wsrep_sync_wait has a read wait for what was committed anywhere before it.
+    """
+    async with raw.cursor(_Cursor) as cursor:
+        await cursor.execute("SELECT @@global.read_only")
+        if await cursor.fetchone() != (0,):
+            raise DatabaseAwayError("it is read-only", READ_ONLY)
+        await cursor.execute("SHOW GLOBAL VARIABLES LIKE 'wsrep_on'")
+        if await cursor.fetchone() != ("wsrep_on", "ON"):
+            return
+        await cursor.execute("SHOW GLOBAL STATUS LIKE 'wsrep_ready'")
+        if await cursor.fetchone() != ("wsrep_ready", "ON"):
+            raise DatabaseAwayError("its Galera node is not ready", NOT_READY)
+        await cursor.execute("SET SESSION wsrep_sync_wait = 1")
+
+
+async def _limit(raw: Any, seconds: float) -> None:
+    """Tell the server how long a statement may take: what we no longer wait for, it need not finish."""
+    version = raw.get_server_info().lower()
+    lock_wait = f"innodb_lock_wait_timeout = {max(1, math.ceil(seconds))}"
+    if "mariadb" in version:
+        limits = f"max_statement_time = {seconds:.3f}, {lock_wait}"
+    elif "embedded" in version:  # it knows no such variables
+        return
+    else:
+        limits = f"max_execution_time = {math.ceil(seconds * 1000)}, {lock_wait}"  # MySQL: of SELECT only
+    async with raw.cursor(_Cursor) as cursor:
+        await cursor.execute(f"SET SESSION {limits}")
 
 
 def _classify(error: Error) -> DatabaseAwayError | None:
     code = error.args[0] if error.args else None
     if isinstance(error, InterfaceError):
-        return DatabaseAwayError("the connection was closed")
+        return DatabaseAwayError("the connection was closed", GONE)
     if not isinstance(code, int):  # of the driver: what came over the wire makes no sense
         return DatabaseAwayError(f"it does not speak MySQL: {code}")
-    if code in _AWAY:
-        return DatabaseAwayError(_AWAY[code])
-    if code in _BUSY:
-        return DatabaseBusyError(_BUSY[code])
-    if code in _REFUSED:
-        return DatabaseRefusesError(str(error.args[-1]))
-    return None
+    return named(code, str(error.args[-1]))

@@ -4,7 +4,8 @@
     {"type": "about:blank", "title": "Not Found", "status": 404, "detail": "there is no link 'x'"}
 
 `about:blank` means: the status says what kind of problem it is (§4.2.1). A problem with one member of what
-the client sent has that member's name in `field`.
+the client sent has that member's name in `field`. One for which the database is to blame says in `outcome` what
+became of the change that was asked for: `failed`, it was not made; or `unknown`.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from http import HTTPStatus
 
 from aiohttp import web
 
+from scaleup.app import request_id
 from scaleup.app.links import InvalidLinkError
-from scaleup.app.pool import DatabaseAwayError
+from scaleup.app.outcomes import DatabaseAwayError, DatabaseOverloadedError, OutcomeUnknownError
 
 log = logging.getLogger(__name__)
 
@@ -38,12 +40,11 @@ class ProblemError(Exception):
 
 
 def problem(
-    status: int, detail: str, *, field: str | None = None, headers: Mapping[str, str] | None = None
+    status: int, detail: str, *, headers: Mapping[str, str] | None = None, **more: str | None
 ) -> web.Response:
-    """The response. `detail`: a sentence for the person who made the request."""
+    """The response. `detail`: a sentence for the person who made the request. `more`: further members."""
     body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
-    if field is not None:
-        body["field"] = field
+    body |= {name: value for name, value in more.items() if value is not None}
     return web.Response(
         status=status,
         headers=headers,
@@ -61,15 +62,21 @@ async def answer_problems(request: web.Request, handler: Handler) -> web.StreamR
         return problem(error.status, error.detail, field=error.field, headers=error.headers)
     except InvalidLinkError as error:
         return problem(400, f"{error.field} {error}", field=error.field)
-    except DatabaseAwayError:
-        # No line in the log for each request: watch.py tells it once.
-        detail = "the database does not answer; whether a change was stored is not known"
-        return problem(503, detail, headers=RETRY)
+    except DatabaseAwayError as error:
+        return _from_database(error)  # no line in the log for each request: watch.py tells it once
     except web.HTTPException as error:
         return _from_aiohttp(request, error)
     except Exception:
-        log.exception("%s %s failed", request.method, request.raw_path)
+        log.exception("%s %s failed (request %s)", request.method, request.raw_path, request_id.current.get())
         return problem(500, "an error of the application; its log says more")
+
+
+def _from_database(error: DatabaseAwayError) -> web.Response:
+    if isinstance(error, OutcomeUnknownError):
+        detail = "the database's answer was lost: the change may have been made or not"
+        return problem(503, detail, outcome="unknown", headers=RETRY)
+    busy = "has too much to do" if isinstance(error, DatabaseOverloadedError) else "does not answer"
+    return problem(503, f"the database {busy}; nothing was changed", outcome="failed", headers=RETRY)
 
 
 def _from_aiohttp(request: web.Request, error: web.HTTPException) -> web.StreamResponse:

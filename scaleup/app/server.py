@@ -19,7 +19,8 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 from prometheus_client import CollectorRegistry, Counter
 
-from scaleup.app.problems import answer_problems, problem
+from scaleup.app import request_id
+from scaleup.app.problems import Handler, answer_problems, problem
 from scaleup.app.views import Views
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,7 @@ MAX_LINE_BYTES = 8190
 KEEPALIVE_SECONDS = 30.0
 """Also the time for a request's head. Longer than proxies keep idle connections (aiohttp's client: 15 s), so
 that it is they who close, and never we while a request is on its way."""
+ACCESS_LOG_FORMAT = f'%a "%r" %s %b %{{User-Agent}}i %Tf s, request %{{{request_id.HEADER}}}o'
 LINGERING_SECONDS = 1.0
 """How long a body that nobody wants is still read, so that the client sees the answer and not a reset."""
 
@@ -56,6 +58,12 @@ class _Handler(RequestHandler):
         return response
 
 
+@web.middleware
+async def _identify(request: web.Request, handler: Handler) -> web.StreamResponse:
+    request_id.begin(request.headers.get(request_id.HEADER))
+    return await handler(request)
+
+
 class HttpServer:
     """Serves the views. `name` stands in `X-Served-By` of every response to a request that is HTTP.
 
@@ -76,7 +84,9 @@ class HttpServer:
         self._responses = Counter(
             "scaleup_app_responses_total", "Responses by status", ["status"], registry=registry
         )
-        application = web.Application(middlewares=[answer_problems], client_max_size=MAX_BODY_BYTES)
+        application = web.Application(
+            middlewares=[_identify, answer_problems], client_max_size=MAX_BODY_BYTES
+        )
         application.add_routes(views.routes())
         application.on_response_prepare.append(self._prepare)
         self._access_log = access_log if log_access else None
@@ -110,11 +120,13 @@ class HttpServer:
             auto_decompress=False,
             max_line_size=MAX_LINE_BYTES,
             max_field_size=MAX_LINE_BYTES,
+            access_log_format=ACCESS_LOG_FORMAT,
             access_log=self._access_log,  # type: ignore[arg-type] # None turns it off, though not in its type
         )
 
     async def _prepare(self, _request: web.Request, response: web.StreamResponse) -> None:
         response.headers["X-Served-By"] = self._name
+        response.headers[request_id.HEADER] = request_id.current.get()
         response.headers["Server"] = "scaleup"  # aiohttp would tell versions
         if self._draining:
             response.force_close()

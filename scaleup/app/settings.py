@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ssl
 from ipaddress import ip_network
-from typing import Annotated, ClassVar
+from pathlib import Path
+from typing import Annotated, ClassVar, Self
 
-from pydantic import Field, PlainSerializer, PlainValidator, SecretStr
+from pydantic import Field, PlainSerializer, PlainValidator, SecretStr, model_validator
 from pydantic_core import PydanticCustomError
 
+from scaleup.app import encryption
 from scaleup.app.address import DatabaseAddress, PasswordInUrlError
+from scaleup.app.encryption import SslMode
 from scaleup.config import (
     EndpointField,
     EnvironmentOnly,
@@ -58,6 +62,12 @@ example:
     listen: Annotated[tuple[EndpointField, ...], Flag("HOST:PORT", "traffic")] = Field(
         (Endpoint("0.0.0.0", 3000),), min_length=1, description="serve HTTP here; may be repeated"
     )
+    workers: Annotated[int, Flag("N", "traffic")] = Field(
+        1,
+        ge=1,
+        le=256,
+        description="processes that serve; one for each core, each with connections of its own",
+    )
     trusted_proxy: Annotated[tuple[NetworkField, ...], Flag("NETWORK", "traffic")] = Field(
         PRIVATE_NETWORKS,
         description="believe X-Forwarded-For from peers in this network; may be repeated",
@@ -66,8 +76,8 @@ example:
 
     database: Annotated[DatabaseField, Flag("URL", "database")] = Field(
         DatabaseAddress("scaleup", Endpoint("127.0.0.1", 3306), "scaleup"),
-        description="mysql://USER@HOST:PORT/DATABASE; the password comes from a file or "
-        "SCALEUP_APP_DATABASE_PASSWORD",
+        description="mysql://USER@HOST:PORT[,HOST:PORT…]/DATABASE; of several hosts the primary is used; "
+        "the password comes from a file or SCALEUP_APP_DATABASE_PASSWORD",
     )
     database_password_file: Annotated[SecretFile, Flag("FILE", "database")] = Field(
         None, description="the password is the first line of this file"
@@ -76,12 +86,37 @@ example:
         SecretStr(""), description="the password, if there is no file"
     )
     database_connections: Annotated[int, Flag("NUMBER", "database")] = Field(
-        10, ge=1, le=1000, description="the most connections to the database at a time"
+        10, ge=1, le=1000, description="the most connections to the database at a time, of each worker"
     )
     database_timeout: Annotated[Seconds, Flag("SECONDS", "database")] = Field(
         1.5,
         description="what a request may spend on the database, waiting included, until it is answered 503",
     )
+
+    database_ssl_mode: Annotated[SslMode, Flag(None, "database")] = Field(
+        "disabled",
+        description="TLS to the database, as MySQL's --ssl-mode: required encrypts, verify_ca and verify_identity "
+        "look whose certificate it is as well",
+    )
+    database_ssl_ca: Annotated[Path | None, Flag("FILE", "database")] = Field(
+        None, description="certificates, in PEM, of those who may have signed it (default: the system's)"
+    )
+
+    @model_validator(mode="after")
+    def _can_verify(self) -> Self:
+        if self.database_ssl_ca is not None and not self.database_ssl_mode.startswith("verify"):
+            raise ValueError(
+                "--database-ssl-ca: nothing is verified; say --database-ssl-mode verify_ca or verify_identity"
+            )
+        try:
+            self.database_ssl()
+        except OSError as error:
+            raise ValueError(f"--database-ssl-ca {self.database_ssl_ca}: {error.strerror or error}") from None
+        return self
+
+    def database_ssl(self) -> ssl.SSLContext | None:
+        """Made anew, which takes some 20 ms."""
+        return encryption.context(self.database_ssl_mode, self.database_ssl_ca)
 
     def password(self) -> str:
         """The password; empty when there is none."""

@@ -1,31 +1,45 @@
-"""The links in the database: each query in sight, each method one use of a connection.
+"""The links in the database: each query in sight, each method one transaction.
 
-Every write is one statement in autocommit mode: it is stored as a whole when its method returns, and not at
-all when it raises a pymysql error. When it raises DatabaseAwayError, nobody knows; the caller must say so.
+A method that returns has stored what it says. One that raises DatabaseAwayError has changed nothing; one that
+raises OutcomeUnknownError may have, and its caller must say so. transactions.py tells the two apart, and repeats
+what may be repeated. Every query finds its rows by an index, and reads no more rows than it returns.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from pymysql.err import IntegrityError
 
+from scaleup.app.idempotency import Key, KeyReusedError
 from scaleup.app.links import Link
-from scaleup.app.pool import Pool
+from scaleup.app.lookup import Lookup
+from scaleup.app.outcomes import DatabaseBusyError
+from scaleup.app.transactions import Transactions
 
 INSERT = "INSERT INTO links (code, url, created) VALUES (%s, %s, %s)"
-SELECT = "SELECT id, code, url, clicks, created FROM links WHERE code = %s"
+SELECT = "SELECT id, code, url, clicks, created FROM links WHERE code IN (%s)"
 NEWEST = "SELECT id, code, url, clicks, created FROM links ORDER BY id DESC LIMIT %s"
 OLDER = "SELECT id, code, url, clicks, created FROM links WHERE id < %s ORDER BY id DESC LIMIT %s"
 DELETE = "DELETE FROM links WHERE code = %s"
-SELECT_URL = "SELECT url FROM links WHERE code = %s"
-COUNT_CLICK = "UPDATE links SET clicks = clicks + 1 WHERE code = %s"
+SELECT_URL = "SELECT code, url FROM links WHERE code IN (%s)"
+COUNT_CLICKS = "UPDATE links SET clicks = clicks + %s WHERE code = %s"
+INSERT_KEY = (
+    "INSERT INTO idempotency_keys (idempotency_key, fingerprint, response, created) VALUES (%s, %s, %s, %s)"
+)
+SELECT_KEY = "SELECT fingerprint, response FROM idempotency_keys WHERE idempotency_key = %s"
+OLDEST_KEY = "SELECT id FROM idempotency_keys ORDER BY id LIMIT 1"
+DELETE_KEYS = "DELETE FROM idempotency_keys WHERE id < %s AND created < %s"
 WHO = "SELECT VERSION(), CONNECTION_ID()"
 PING = "SELECT 1"
 
 _DUPLICATE = 1062
+
+KEYS_AT_A_TIME = 1000
+"""Old keys that one DELETE takes: rows are locked meanwhile."""
 
 
 class CodeTakenError(Exception):
@@ -44,25 +58,72 @@ class Server:
 class Store:
     """All that the application asks of the database. Every method may raise DatabaseAwayError."""
 
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
+    def __init__(self, transactions: Transactions) -> None:
+        self._transactions = transactions
+        self._links = Lookup(self._get)
+        self._urls = Lookup(self._url)
 
     async def add(self, code: str, url: str, created: datetime) -> Link:
         """Store a new link. `created`: UTC, without a time zone. Raises CodeTakenError."""
-        async with self._pool.cursor() as cursor:
+
+        async def work(cursor: Any) -> Link:
+            await _insert(cursor, code, url, created)
+            return Link(cursor.lastrowid, code, url, 0, created)
+
+        return await self._transactions.statement(work)
+
+    async def add_once(self, key: Key, response: str, code: str, url: str, created: datetime) -> str:
+        """Store a new link and `response`, unless this key has one: return the one that is stored.
+
+        Two requests with one key at the same time: the second waits for the first one's row, and then finds it.
+        Raises CodeTakenError, KeyReusedError.
+        """
+
+        async def work(cursor: Any) -> str:
             try:
-                await cursor.execute(INSERT, (code, url, created))
+                await cursor.execute(INSERT_KEY, (key.text, key.fingerprint, response, created))
             except IntegrityError as error:
                 if error.args[0] != _DUPLICATE:
                     raise
-                raise CodeTakenError(code) from None
-            return Link(cursor.lastrowid, code, url, 0, created)
+                return await _stored_response(cursor, key)
+            await _insert(cursor, code, url, created)
+            return response
+
+        return await self._transactions.transaction(work, repeatable=True)
+
+    async def forget_keys(self, before: datetime) -> int:
+        """Delete keys that are older, the oldest first, KEYS_AT_A_TIME at most; how many."""
+
+        async def work(cursor: Any) -> int:
+            await cursor.execute(OLDEST_KEY)
+            row = await cursor.fetchone()
+            if row is None:
+                return 0
+            await cursor.execute(DELETE_KEYS, (row[0] + KEYS_AT_A_TIME, before))
+            return int(cursor.rowcount)
+
+        return await self._transactions.transaction(work, repeatable=True)
 
     async def get(self, code: str) -> Link | None:
-        async with self._pool.cursor() as cursor:
-            await cursor.execute(SELECT, (code,))
-            row = await cursor.fetchone()
-        return Link(*row) if row else None
+        return await self._links.get(code)
+
+    async def _get(self, codes: Sequence[str]) -> dict[str, Link]:
+        return {row[1]: Link(*row) for row in await self._rows(SELECT, codes)}
+
+    async def url(self, code: str) -> str | None:
+        """The URL to redirect to."""
+        return await self._urls.get(code)
+
+    async def _url(self, codes: Sequence[str]) -> dict[str, str]:
+        return dict(await self._rows(SELECT_URL, codes))
+
+    async def _rows(self, query: str, codes: Sequence[str]) -> Sequence[Any]:
+        async def work(cursor: Any) -> Sequence[Any]:
+            await cursor.execute(for_many(query, len(codes)), codes)
+            rows: Sequence[Any] = await cursor.fetchall()
+            return rows
+
+        return await self._transactions.read(work)
 
     async def page(self, limit: int, after: int | None = None) -> list[Link]:
         """The newest links, or the newest of those older than the one whose id is `after`.
@@ -71,35 +132,69 @@ class Store:
         hide others, as they would with OFFSET.
         """
         query, parameters = (NEWEST, (limit,)) if after is None else (OLDER, (after, limit))
-        async with self._pool.cursor() as cursor:
+
+        async def work(cursor: Any) -> list[Link]:
             await cursor.execute(query, parameters)
             return [Link(*row) for row in await cursor.fetchall()]
 
+        return await self._transactions.read(work)
+
     async def delete(self, code: str) -> bool:
         """Whether there was one."""
-        async with self._pool.cursor() as cursor:
+
+        async def work(cursor: Any) -> bool:
             await cursor.execute(DELETE, (code,))
             return bool(cursor.rowcount)
 
-    async def visit(self, code: str) -> str | None:
-        """The URL to redirect to; the click is counted."""
-        async with self._pool.cursor() as cursor:
-            await cursor.execute(SELECT_URL, (code,))
-            row = await cursor.fetchone()
-            if row is None:
-                return None
-            await cursor.execute(COUNT_CLICK, (code,))
-        url: str = row[0]
-        return url
+        return await self._transactions.statement(work)
+
+    async def count_clicks(self, clicks: Mapping[str, int]) -> None:
+        """Add to the clicks of each code, all or none. Links that are gone have none to add to."""
+
+        async def work(cursor: Any) -> None:
+            for code in sorted(clicks):  # in one order everywhere: no deadlocks between applications
+                await cursor.execute(COUNT_CLICKS, (clicks[code], code))
+
+        await self._transactions.transaction(work)
 
     async def who(self) -> Server:
-        async with self._pool.cursor() as cursor:
+        async def work(cursor: Any) -> tuple[Any, ...]:
             await cursor.execute(WHO)
             row: tuple[Any, ...] = await cursor.fetchone()
+            return row
+
+        row = await self._transactions.read(work)
         version, connection = str(row[0]), int(row[1])
         known = (name for name in ("mariadb", "embedded") if name in version.lower())
         return Server(next(known, "mysql"), version, connection)
 
     async def ping(self) -> None:
-        async with self._pool.cursor() as cursor:
+        async def work(cursor: Any) -> None:
             await cursor.execute(PING)
+
+        await self._transactions.read(work)
+
+
+def for_many(query: str, count: int) -> str:
+    """`query` has a place for one code; the same with places for so many."""
+    return query.replace("%s", ", ".join(["%s"] * count))
+
+
+async def _insert(cursor: Any, code: str, url: str, created: datetime) -> None:
+    try:
+        await cursor.execute(INSERT, (code, url, created))
+    except IntegrityError as error:
+        if error.args[0] != _DUPLICATE:
+            raise
+        raise CodeTakenError(code) from None
+
+
+async def _stored_response(cursor: Any, key: Key) -> str:
+    await cursor.execute(SELECT_KEY, (key.text,))
+    row = await cursor.fetchone()
+    if row is None:  # it was just being forgotten
+        raise DatabaseBusyError("the idempotency key is being forgotten")
+    fingerprint, response = row
+    if fingerprint != key.fingerprint:
+        raise KeyReusedError
+    return str(response)

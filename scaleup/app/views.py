@@ -1,35 +1,44 @@
 """The HTTP interface, one method for each route.
 
-    POST   /api/links              {"url": …, "code"?: …} → 201, Location, the link
+    POST   /api/links              {"url": …, "code"?: …} → 201, Location, the link; with an Idempotency-Key it may
+                                   be sent again, and is done once
     GET    /api/links?limit&after  {"links": [newest first], "next": what to send as `after`, or null}
-    GET    /api/links/CODE         the link: {"code", "url", "short", "clicks", "created"}
+    GET    /api/links/CODE         the link: {"code", "url", "short", "clicks", "created"}, with an ETag
     DELETE /api/links/CODE         204
-    GET    /l/CODE                 302, and the click is counted (not for HEAD)
+    GET    /l/CODE                 302, and the click is counted (not for HEAD), within a second
     GET    /api/whoami             which process, which client, which database
+    GET    /api/openapi.json       all of this, for programs
     GET    /healthz                this process answers; it says nothing of the database
     GET    /readyz                 this process can serve; else 503 with the reason
 
 An error is a problem (see problems.py): 400 for a value that cannot be taken, 404, 405, 408, 409 for a code
-that is taken, 413, 415, and 503 while the database is away.
+that is taken, 413, 415, 422 for a key that came with another request before, and 503 while the database is away
+or overloaded. A 503 says in `outcome` whether a change was made: `failed` (it was not) or `unknown`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from importlib.resources import files
+from typing import Any, TypeVar
 
 from aiohttp import web
 
-from scaleup.app.address import DatabaseAddress
 from scaleup.app.client import Network, client_address
+from scaleup.app.idempotency import KeyReusedError, read_key
 from scaleup.app.links import Link, check_code, check_url, is_code, new_code
 from scaleup.app.problems import RETRY, ProblemError
 from scaleup.app.store import CodeTakenError, Store
+from scaleup.app.upkeep import Clicks
+from scaleup.net.addresses import Endpoint
+
+T = TypeVar("T")
 
 BODY_SECONDS = 10.0
 """How long a client may take to send a body: it is a few kilobytes."""
@@ -37,6 +46,7 @@ PAGE_SIZE, MAX_PAGE_SIZE = 20, 100
 MAX_ID = 2**63 - 1
 NEW_CODE_TRIES = 5
 """Each meets a taken code with a chance of links / 2.2e12."""
+_DESCRIPTION = files("scaleup.app").joinpath("openapi.json").read_bytes()
 
 
 class Views:
@@ -45,13 +55,14 @@ class Views:
     def __init__(
         self,
         store: Store,
+        clicks: Clicks,
         *,
         name: str,
-        database: DatabaseAddress,
+        database: Callable[[], Endpoint],
         trusted: Sequence[Network],
         readiness: Callable[[], Awaitable[str | None]],
     ) -> None:
-        self._store, self._name, self._database = store, name, database
+        self._store, self._clicks, self._name, self._database = store, clicks, name, database
         self._trusted, self._readiness = trusted, readiness
 
     def routes(self) -> list[web.RouteDef]:
@@ -62,6 +73,7 @@ class Views:
             web.delete("/api/links/{code}", self.delete),
             web.get("/l/{code}", self.follow),
             web.get("/api/whoami", self.whoami),
+            web.get("/api/openapi.json", self.describe),
             web.get("/healthz", self.healthz),
             web.get("/readyz", self.readyz),
         ]
@@ -70,22 +82,32 @@ class Views:
         members = await _read_members(request, allowed=("url", "code"))
         url = check_url(members.get("url"))
         code = members.get("code")
-        link = await (self._add_new(url) if code is None else self._add_chosen(check_code(code), url))
-        location = {"Location": f"/api/links/{link.code}"}
-        return web.json_response(link.as_json(), status=201, headers=location)
+        if code is not None:
+            check_code(code)
+        if (header := request.headers.get("Idempotency-Key")) is None:
+            link = await self._add(code, lambda code, now: self._store.add(code, url, now))
+            return _created(json.dumps(link.as_json()))
+        key = read_key(header, {"url": url, "code": code})
 
-    async def _add_chosen(self, code: str, url: str) -> Link:
+        async def add_once(code: str, now: datetime) -> str:
+            response = json.dumps(Link(0, code, url, 0, now).as_json())
+            return await self._store.add_once(key, response, code, url, now)
+
         try:
-            return await self._store.add(code, url, _now())
-        except CodeTakenError:
-            raise ProblemError(409, f"the code {code!r} is taken", field="code") from None
+            return _created(await self._add(code, add_once))
+        except KeyReusedError:
+            detail = "this key came with another request before: use a new one for each"
+            raise ProblemError(422, detail, field="Idempotency-Key") from None
 
-    async def _add_new(self, url: str) -> Link:
-        for _ in range(NEW_CODE_TRIES):
+    async def _add(self, code: str | None, add: Callable[[str, datetime], Awaitable[T]]) -> T:
+        """Call `add` with the code that was chosen, or with new ones until one is free."""
+        for _ in range(NEW_CODE_TRIES if code is None else 1):
             try:
-                return await self._store.add(new_code(secrets.randbelow), url, _now())
+                return await add(code or new_code(secrets.randbelow), now())
             except CodeTakenError:
                 continue
+        if code is not None:
+            raise ProblemError(409, f"the code {code!r} is taken", field="code")
         raise ProblemError(503, "no free code was found", headers=RETRY)
 
     async def page(self, request: web.Request) -> web.Response:
@@ -100,7 +122,12 @@ class Views:
         link = await self._store.get(code) if is_code(code) else None
         if link is None:
             raise _no_link(code)
-        return web.json_response(link.as_json())
+        body = json.dumps(link.as_json()).encode()
+        tag = hashlib.sha256(body).hexdigest()[:32]
+        headers = {"ETag": f'"{tag}"', "Cache-Control": "no-cache"}  # to be asked for again: the clicks grow
+        if any(known.value in (tag, "*") for known in request.if_none_match or ()):
+            return web.Response(status=304, headers=headers)
+        return web.Response(body=body, content_type="application/json", charset="utf-8", headers=headers)
 
     async def delete(self, request: web.Request) -> web.Response:
         code = request.match_info["code"]
@@ -110,14 +137,11 @@ class Views:
 
     async def follow(self, request: web.Request) -> web.Response:
         code = request.match_info["code"]
-        url: str | None = None
-        if is_code(code) and request.method == "HEAD":  # a preview, not a visit
-            link = await self._store.get(code)
-            url = link.url if link else None
-        elif is_code(code):
-            url = await self._store.visit(code)
+        url = await self._store.url(code) if is_code(code) else None
         if url is None:
             raise _no_link(code)
+        if request.method != "HEAD":  # a preview is not a visit
+            self._clicks.count(code)
         # Every visit is to be counted, so nobody may remember the answer.
         return web.Response(status=302, headers={"Location": url, "Cache-Control": "no-store"})
 
@@ -131,11 +155,14 @@ class Views:
                 "database": {
                     "engine": server.engine,
                     "version": server.version,
-                    "address": str(self._database.endpoint),
+                    "address": str(self._database()),
                     "connection": server.connection,
                 },
             }
         )
+
+    async def describe(self, _request: web.Request) -> web.Response:
+        return web.Response(body=_DESCRIPTION, content_type="application/json", charset="utf-8")
 
     async def healthz(self, _request: web.Request) -> web.Response:
         return web.Response(text="ok\n")
@@ -146,11 +173,17 @@ class Views:
         return web.Response(text="ready\n")
 
 
+def _created(link: str) -> web.Response:
+    """`link`: as JSON, of this request or of the first one with its key."""
+    headers = {"Location": f"/api/links/{json.loads(link)['code']}"}
+    return web.json_response(text=link, status=201, headers=headers)
+
+
 def _no_link(code: str) -> ProblemError:
     return ProblemError(404, f"there is no link {code!r}")
 
 
-def _now() -> datetime:
+def now() -> datetime:
     return datetime.now(UTC).replace(tzinfo=None)
 
 

@@ -15,7 +15,8 @@ import logging
 from collections.abc import Callable
 
 from scaleup.app.migrate import migrate
-from scaleup.app.pool import DatabaseAwayError, DatabaseRefusesError, Pool
+from scaleup.app.outcomes import DatabaseAwayError, DatabaseRefusesError
+from scaleup.app.pool import Pool
 from scaleup.errors import StartupError
 
 log = logging.getLogger(__name__)
@@ -45,7 +46,8 @@ class Watch:
         except DatabaseRefusesError as error:
             raise StartupError(
                 f"the database refuses the user {self._pool.address.user!r}: {error}; see --database, and "
-                "--database-password-file or the environment variable SCALEUP_APP_DATABASE_PASSWORD"
+                "--database-password-file or the environment variable SCALEUP_APP_DATABASE_PASSWORD; who may not "
+                "change the schema needs it up to date: python -m scaleup.app migrate"
             ) from None
         while True:
             await self._wake.wait()
@@ -60,10 +62,12 @@ class Watch:
         while True:
             try:
                 await migrate(self._pool)
+                await self._pool.warm()
             except DatabaseAwayError as error:
                 if isinstance(error, DatabaseRefusesError) and not patient:
                     raise
                 self._found_away(str(error))
+                self.asked.set()  # not in _found_away: the pool calls it of a refusal, too
             else:
                 return self._become_usable()
             await asyncio.sleep(RETRY_SECONDS)
@@ -74,7 +78,6 @@ class Watch:
             self._tell("away")
         self.reason = reason
         self._wake.set()
-        self.asked.set()
 
     def _become_usable(self) -> None:
         if self._wake.is_set():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
@@ -20,6 +21,7 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
+from scaleup.errors import ConfigurationError
 from scaleup.net.addresses import Endpoint, syslog_address
 
 
@@ -158,6 +160,19 @@ class TierSettings(BaseModel):
         """The values as TOML or JSON would hold them, without secrets. `model_validate` reads it back."""
         secrets = {name for name, info in type(self).model_fields.items() if is_secret(info)}
         return self.model_dump(mode="json", exclude=secrets)
+
+
+def refuse_changes(
+    old: TierSettings, new: TierSettings, names: Container[str], others: Iterable[str] = ()
+) -> None:
+    """Of a reload: raises ConfigurationError when these fields differ, or for `others` that the caller found."""
+    changed = [
+        option_name(name)
+        for name in type(old).model_fields
+        if name in names and getattr(new, name) != getattr(old, name)
+    ]
+    if changed := [*changed, *others]:
+        raise ConfigurationError(f"a restart is needed for {', '.join(changed)}")
 
 
 def _is_path(annotation: Any) -> bool:

@@ -165,10 +165,23 @@ class ServerEngine:
             f"--bind-address={self._endpoint.host}",
             f"--port={self._endpoint.port}",
             f"--init-file={init_file}",
+            *self._tls(),
             *_SMALL,
             *(_SMALL_MARIADB if self._is_mariadb else ("--mysqlx=OFF",)),
             *(() if self._directory.keep else _THROW_AWAY),
         ]
+
+    def _tls(self) -> list[str]:
+        """The files as copies that the server's user can read."""
+        arguments = []
+        for option, path in (("ssl-cert", self._settings.ssl_cert), ("ssl-key", self._settings.ssl_key)):
+            if path is not None:
+                try:
+                    text = path.read_text()
+                except OSError as error:
+                    raise StartupError(f"--{option} {path}: {error.strerror}") from None
+                arguments.append(f"--{option}={self._write(self._data / f'{option}.pem', text)}")
+        return arguments
 
     def _init_statements(self) -> str:
         """One statement a line, as an init-file wants it."""

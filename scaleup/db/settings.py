@@ -55,6 +55,12 @@ examples:
     password: Annotated[SecretStr, EnvironmentOnly()] = Field(
         SecretStr(""), description="the user's password, if there is no file"
     )
+    ssl_cert: Annotated[Path | None, Flag("FILE", "traffic")] = Field(
+        None, description="offer TLS with this certificate and its chain, in PEM (MariaDB and MySQL)"
+    )
+    ssl_key: Annotated[Path | None, Flag("FILE", "traffic")] = Field(
+        None, description="the certificate's key, in PEM"
+    )
     start_timeout: Annotated[Seconds, Flag("SECONDS", "database")] = Field(
         60.0, description="how long the server may take to start; after a crash it repairs its data first"
     )
@@ -67,6 +73,10 @@ examples:
         address = self.listen.address
         if address is None:
             raise ValueError(f"--listen {self.listen}: write an IP address, not a name")
+        if (self.ssl_cert is None) != (self.ssl_key is None):
+            raise ValueError("--ssl-cert and --ssl-key: a certificate needs its key; say both")
+        if self.ssl_cert is not None and self.engine == "embedded":
+            raise ValueError("--ssl-cert: the embedded engine speaks no TLS")
         if not self.user_password() and not ipaddress.ip_address(address).is_loopback:
             raise ValueError(
                 f"--listen {self.listen}: other hosts can connect, so the user needs a password: put one into a "

@@ -15,14 +15,12 @@ Reading order:
     waiting    the queue for a slot, when every server is at its maxconn
     dial       reaching a server: choose, connect, retry, redispatch
     observe    what clients' connections show of the servers, told to the node
-    accept     the listening sockets, and when connections are taken from them
-    sources ●  how much one client has of it all, where that is limited
     greeting   the PROXY header with which connections from other proxies begin
     frontend   a client from accept to the end: accept, dial, relay, and what is counted
     worker     one process: its frontends and backends; what happens when the virtual address comes and goes
     tcplog ●   the line about a connection that has ended, as HAProxy writes it, and its termination state
     counters   the array in shared memory in which workers count and from which all read
-    generation the workers of one configuration; a reload makes another one
+    generation what the workers of one configuration share (its rest: processes)
     totals     what all generations have counted
     discovery  the addresses of those of them that are said by name
     servers    what the node knows of the servers: health, what an operator has changed; told to all workers

@@ -22,22 +22,22 @@ from functools import partial
 from ipaddress import IPv6Address, ip_address
 from socket import SocketType
 
-from scaleup.lb.accept import Acceptor, Listener
 from scaleup.lb.counters import BackendColumn, FrontendColumn, ServerColumn, Tally
 from scaleup.lb.dial import Dial, Dialler, Reached
 from scaleup.lb.engine import ERROR, Engine
 from scaleup.lb.greeting import Greeting
 from scaleup.lb.relay import Outcome, Relay, Timeouts
 from scaleup.lb.settings import FrontendTable
-from scaleup.lb.sources import Sources, source_of
 from scaleup.lb.tcplog import Cause as EndCause
 from scaleup.lb.tcplog import Finished, Phase, Timers, termination
 from scaleup.net.addresses import Endpoint
 from scaleup.net.proxy_protocol import Cause, Header
 from scaleup.net.sockets import close_with_reset
+from scaleup.processes.accept import Acceptor, Listener
 from scaleup.processes.logs import Gathered, LimitedLog
 from scaleup.upstream.balance import client_key
 from scaleup.upstream.pool import Server
+from scaleup.upstream.sources import Sources, source_of
 
 log = logging.getLogger(__name__)
 

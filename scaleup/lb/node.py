@@ -24,14 +24,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import chain
 from typing import Any
 
 from scaleup.config import TierSettings
-from scaleup.config.model import option_name
-from scaleup.errors import ConfigurationError
+from scaleup.config.model import refuse_changes
 from scaleup.lb.generation import Generation
 from scaleup.lb.metrics import LbCollector
 from scaleup.lb.operations import Limits, Operations
@@ -44,11 +42,12 @@ from scaleup.lb.stats import csv
 from scaleup.lb.totals import Totals
 from scaleup.lb.trend import SAMPLE_SECONDS
 from scaleup.net.addresses import Endpoint
-from scaleup.net.sockets import bound, endpoint_of, is_ours, listening, stop_listening
+from scaleup.net.sockets import bound, endpoint_of, stop_listening
 from scaleup.processes import Child, Message, Process, Tasks
 from scaleup.processes.keeper import Keeper
 from scaleup.processes.logs import Destination
 from scaleup.processes.pages import Page
+from scaleup.processes.sockets import Sockets
 from scaleup.vrrp.election import Election
 from scaleup.vrrp.metrics import ElectionCollector
 
@@ -66,7 +65,7 @@ class Node:
         self._settings, self._process = settings, process
         now = asyncio.get_running_loop().time
         self._servers = Servers(self._tell_workers, process.event, now)
-        self._sockets: dict[Endpoint, list[socket.socket]] = {}  # for each endpoint, one for each worker
+        self._sockets = Sockets(lambda endpoint: self._settings.is_virtual(endpoint), free=True)
         self._generation: Generation | None = None  # that accepts
         self._retiring: set[Generation] = set()
         self._vrrp: Keeper | None = None
@@ -101,7 +100,7 @@ class Node:
         """Raises StartupError."""
         if self._source is not None:
             bound(Endpoint(self._source, 0), "--source").close()
-        self._open_sockets(self._settings)
+        self._sockets.open(self._settings.endpoints, self._settings.workers)
         await self._servers.find(self._settings)
         self._servers.know(self._settings)
         self._generation = await self._start_generation(self._settings)
@@ -122,7 +121,7 @@ class Node:
         """Serve by other settings from now on. Raises ScaleUpError; then nothing has changed."""
         self._refuse_what_needs_a_restart(settings)
         await self._servers.find(settings)
-        opened = self._open_sockets(settings)
+        opened = self._sockets.open(settings.endpoints, settings.workers)
         new: Generation | None = None
         try:
             new = await self._start_generation(settings)
@@ -130,7 +129,7 @@ class Node:
         except BaseException:
             if new is not None:
                 await self._end_generation(new)
-            self._close_sockets(opened)
+            self._sockets.close(opened)
             raise
         # Nothing may come between: new workers must not hear of the servers as the old settings have them, and
         # what an operator changes has to meet servers that somebody watches.
@@ -160,7 +159,7 @@ class Node:
             await generation.end()
         for collector in self._collectors:
             self._process.registry.unregister(collector)
-        self._close_sockets(chain.from_iterable(list(self._sockets.values())))
+        self._sockets.close_all()
 
     async def _stop_softly(self, generations: Sequence[Generation]) -> None:
         """Sessions may go on for `hard_stop_after`, or, once it is urgent all the same, for `drain`."""
@@ -202,13 +201,13 @@ class Node:
     async def _retire(self, old: Generation) -> None:
         """In the end nothing of it is left, nor the sockets that only it has known."""
         self._retiring.add(old)
-        gone = [endpoint for endpoint in self._sockets if endpoint not in self._settings.endpoints]
-        where = [endpoint_of(self._sockets[endpoint][0]) for endpoint in gone]
+        gone = self._sockets.besides(self._settings.endpoints)
+        where = [endpoint_of(self._sockets.at(endpoint)[0]) for endpoint in gone]
         await old.retire(old.settings.hard_stop_after, where)
         self._retiring.discard(old)
         await self._end_generation(old)
         unused = [endpoint for endpoint in gone if endpoint not in self._settings.endpoints]  # still
-        self._close_sockets([sock for endpoint in unused for sock in self._sockets.get(endpoint, ())])
+        self._sockets.close([sock for endpoint in unused for sock in self._sockets.at(endpoint)])
         log.info("the workers under the old settings have ended")
 
     def _worker_ready(self) -> None:
@@ -298,83 +297,25 @@ class Node:
 
     # ----- the sockets ----------------------------------------------------------------------------
 
-    def _open_sockets(self, settings: LbSettings) -> list[socket.socket]:
-        """One for each endpoint and worker that has none yet; returns them. Raises StartupError, and opens none."""
-        opened: dict[Endpoint, list[socket.socket]] = {}
-        try:
-            for endpoint in settings.endpoints:
-                opened[endpoint] = self._open_for(endpoint, settings)
-        except BaseException:
-            self._close_sockets(chain.from_iterable(opened.values()))
-            raise
-        for endpoint, sockets in opened.items():
-            self._sockets.setdefault(endpoint, []).extend(sockets)
-        return list(chain.from_iterable(opened.values()))
-
-    def _open_for(self, endpoint: Endpoint, settings: LbSettings) -> list[socket.socket]:
-        known = self._sockets.get(endpoint, [])
-        virtual = settings.is_virtual(endpoint)
-        where = endpoint
-        if not virtual:
-            where = endpoint_of(known[0]) if known else self._claim(endpoint)
-        opened: list[socket.socket] = []
-        try:
-            for _ in range(len(known), settings.workers):
-                opening = bound if virtual else listening
-                opened.append(opening(where, "--listen", reuse_port=True, free=True))
-        except BaseException:
-            self._close_sockets(opened)
-            raise
-        if not known:
-            log.info("to listen on %s while Active" if virtual else "listening on %s", where)
-            if not virtual and not is_ours(where):
-                log.warning("no interface of this host has %s yet; will something bring it?", where.host)
-        return opened
-
-    def _claim(self, endpoint: Endpoint) -> Endpoint:
-        """See that nobody else listens there, since SO_REUSEPORT would share it in silence with another process
-        of the same user. Port 0 becomes the one that all workers listen on.
-        """
-        with bound(endpoint, "--listen", free=True) as sock:
-            return endpoint_of(sock)
-
-    def _close_sockets(self, sockets: Iterable[socket.socket]) -> None:
-        for sock in sockets:
-            sock.close()
-        for endpoint, ours in list(self._sockets.items()):
-            self._sockets[endpoint] = [sock for sock in ours if sock.fileno() >= 0]
-            if not self._sockets[endpoint]:
-                del self._sockets[endpoint]
-
     def _sockets_of_worker(self, row: int, settings: LbSettings) -> list[list[socket.socket]]:
         """Of each frontend. Those of workers that are no more go to the others: a reload closes none of them."""
         return [
-            [
-                sock
-                for endpoint in frontend.listen
-                for sock in self._sockets[endpoint][row :: settings.workers]
-            ]
-            for frontend in settings.frontends
+            self._sockets.of_worker(frontend.listen, row, settings.workers) for frontend in settings.frontends
         ]
 
     def _elected_sockets(self) -> list[socket.socket]:
-        return [sock for endpoint in self._settings.elected for sock in self._sockets.get(endpoint, ())]
+        return [sock for endpoint in self._settings.elected for sock in self._sockets.at(endpoint)]
 
     # ----- the settings ---------------------------------------------------------------------------
 
     def _refuse_what_needs_a_restart(self, settings: LbSettings) -> None:
         """Raises ConfigurationError."""
-        changed = [
-            option_name(name)
-            for name in LbSettings.model_fields
-            if name in UNCHANGEABLE and getattr(settings, name) != getattr(self._settings, name)
-        ]
+        changed = []
         if settings.elected != self._settings.elected:
             changed.append("--listen on a --vip")
-        if any(settings.workers > len(self._sockets[endpoint]) for endpoint in settings.elected):
+        if any(settings.workers > len(self._sockets.at(endpoint)) for endpoint in settings.elected):
             changed.append("more --workers with a --vip")
-        if changed:
-            raise ConfigurationError(f"a restart is needed for {', '.join(changed)}")
+        refuse_changes(self._settings, settings, UNCHANGEABLE, changed)
 
     @property
     def _source(self) -> str | None:

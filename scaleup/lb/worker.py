@@ -19,13 +19,11 @@ import gc
 import logging
 import os
 import random
-import signal
 import socket
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-from scaleup.lb.accept import Listener, affordable
 from scaleup.lb.counters import BackendColumn, Counters, FrontendColumn, ServerColumn, Sizes
 from scaleup.lb.dial import Dialler
 from scaleup.lb.engine import Engine
@@ -39,7 +37,9 @@ from scaleup.net import proxy_protocol
 from scaleup.net.addresses import Endpoint
 from scaleup.net.sockets import endpoint_of
 from scaleup.processes import Message, Process, privileges, run_child
+from scaleup.processes.accept import Listener, affordable
 from scaleup.processes.logs import gathered
+from scaleup.processes.worker import leave_signals
 from scaleup.upstream.balance import algorithm
 from scaleup.upstream.pool import Pool, Server
 from scaleup.upstream.server import Live
@@ -307,10 +307,7 @@ def collect_rarely() -> None:
 
 
 async def serve(init: Message, process: Process) -> None:
-    # The node decides. A service manager may signal all of a node's processes at once, and a worker that stops
-    # by itself takes the listening sockets away from its successor, too.
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
-        asyncio.get_running_loop().add_signal_handler(number, log.info, "%s: left to the node", number.name)
+    leave_signals()
     worker = Worker(init, process)
     worker.drop_privileges()
     collect_rarely()

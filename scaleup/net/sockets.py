@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import fcntl
 import os
 import socket
 import struct
+import termios
 from socket import SocketType
 from typing import TypeVar
 
@@ -88,6 +90,12 @@ def close_with_reset(sock: SocketType) -> None:
     """Close a connection so that its peer hears RST at once; what was not sent yet is dropped."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # on, 0 seconds
     sock.close()
+
+
+def outstanding(descriptor: int) -> int:
+    """Bytes that were sent on a connection and that its peer has not acknowledged (tcp(7), SIOCOUTQ)."""
+    (count,) = struct.unpack("i", fcntl.ioctl(descriptor, termios.TIOCOUTQ, bytes(4)))
+    return int(count)
 
 
 def is_ours(endpoint: Endpoint) -> bool:

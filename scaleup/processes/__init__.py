@@ -14,6 +14,11 @@ and gets, in reading order:
     channel    the socket between parent and child: messages, descriptors, and news of death
     children   starting, watching and stopping child processes
     keeper     a child that is started again when it dies
+    sockets    the listening sockets of several workers, opened by their parent
+    generation the workers of one configuration; a reload makes another one
+    workers    a parent of workers that serve side by side, each as if alone; `worker`, their side of it;
+               `summed`, what they count
+    accept     when connections are taken from the sockets
     tether     the same bond for foreign programs (mariadbd): the kernel kills them with us
     privileges becoming a user who may do less
     admin      /healthz, /readyz, /metrics, and `pages` of a tier's own

@@ -69,6 +69,10 @@ class OutletHandler(logging.Handler):
         for gathered in self.gathered:
             gathered.render()
 
+    def outlets(self) -> list[Outlet]:
+        """Its own, and those of gathered lines that have files of their own."""
+        return list({id(it): it for it in (self.outlet, *(each.outlet for each in self.gathered))}.values())
+
     def emit(self, record: logging.LogRecord) -> None:
         try:
             line = self.format(record)
@@ -80,7 +84,8 @@ class OutletHandler(logging.Handler):
 
     def close(self) -> None:
         self.flush()
-        self.outlet.close()
+        for outlet in self.outlets():
+            outlet.close()
         super().close()
 
     def _notice(self, count: int) -> bytes:
@@ -89,19 +94,15 @@ class OutletHandler(logging.Handler):
 
 
 class Gathered(Generic[T]):
-    """Lines that come by the thousand, too many for `logging`: they go where the log of this process goes.
+    """Lines that come by the thousand, too many for `logging`. `line`: makes one of a thing, and of when it came.
 
     Things are gathered, and their lines are made many at a time, which costs less than one by one between other
     work, which the processor's caches have forgotten each time. Where an event loop runs.
     """
 
-    def __init__(
-        self, handler: OutletHandler, logger: str, text: Callable[[T], str], json_object: Callable[[T], str]
-    ) -> None:
-        where = handler.destination
-        self._line = json_object if where.format == "json" else text
-        self._outlet = handler.outlet
-        self._stamp = Stamp(handler.process, where.format, logger, syslog=where.syslog is not None)
+    def __init__(self, outlet: Outlet, line: Callable[[T, float], str]) -> None:
+        self.outlet = outlet
+        self._line = line
         self._things: list[tuple[float, T]] = []
         self._timer: asyncio.TimerHandle | None = None
 
@@ -120,9 +121,9 @@ class Gathered(Generic[T]):
             self._timer = None
         things, self._things = self._things, []
         for now, thing in things:
-            self._outlet.gather(_bytes(self._stamp.join(self._line(thing), now)))
+            self.outlet.gather(_bytes(self._line(thing, now)))
         if things:
-            self._outlet.flush()
+            self.outlet.flush()
 
 
 def configure(name: str, settings: TierSettings) -> None:
@@ -144,10 +145,29 @@ def configure_with(name: str, destination: Destination) -> None:
 
 
 def gathered(logger: str, text: Callable[[T], str], json_object: Callable[[T], str]) -> Gathered[T]:
-    """After `configure`. `text` makes a line of a thing, without a newline; `json_object` a JSON object."""
+    """Lines for the log of this process, after `configure`.
+
+    `text` makes a line of a thing, without a newline; `json_object` a JSON object.
+    """
     handler = _handler()
     assert handler is not None, "nothing is configured"
-    made = Gathered(handler, logger, text, json_object)
+    where = handler.destination
+    stamp = Stamp(handler.process, where.format, logger, syslog=where.syslog is not None)
+    line = json_object if where.format == "json" else text
+    made: Gathered[T] = Gathered(handler.outlet, lambda thing, now: stamp.join(line(thing), now))
+    handler.gathered.append(made)
+    return made
+
+
+def gathered_in(file: Path, option: str, text: Callable[[T], str]) -> Gathered[T]:
+    """Lines for a file of their own, as `text` makes them. Raises ConfigurationError."""
+    handler = _handler()
+    assert handler is not None, "nothing is configured"
+    try:
+        outlet = Outlet(LogFile(file), lambda count: b"")
+    except OSError as error:
+        raise ConfigurationError(f"{option} {file}: {error.strerror}") from None
+    made: Gathered[T] = Gathered(outlet, lambda thing, now: text(thing))
     handler.gathered.append(made)
     return made
 
@@ -155,11 +175,12 @@ def gathered(logger: str, text: Callable[[T], str], json_object: Callable[[T], s
 def reopen() -> None:
     """Open the log file again (SIGUSR2). When that fails, the old one stays."""
     handler = _handler()
-    if handler is not None and isinstance(file := handler.outlet.sink, LogFile):
-        try:
-            handler.outlet.reopen()
-        except OSError as error:
-            log.error("--log-file %s cannot be opened again: %s", file.path, error.strerror)
+    for outlet in handler.outlets() if handler is not None else ():
+        if isinstance(file := outlet.sink, LogFile):
+            try:
+                outlet.reopen()
+            except OSError as error:
+                log.error("%s cannot be opened again: %s", file.path, error.strerror)
 
 
 def is_on_stderr() -> bool:
@@ -171,7 +192,7 @@ def is_on_stderr() -> bool:
 def dropped() -> int:
     """Lines that this process has lost, in all."""
     handler = _handler()
-    return 0 if handler is None else handler.outlet.dropped
+    return 0 if handler is None else sum(outlet.dropped for outlet in handler.outlets())
 
 
 def say(text: str) -> None:

@@ -17,7 +17,7 @@ from rich_argparse import RichHelpFormatter
 from scaleup.errors import ScaleUpError, StartupError
 from scaleup.processes import Process, run
 from scaleup.stack.control import ControlServer, ask, is_served
-from scaleup.stack.plan import make_plan, virtual_endpoint
+from scaleup.stack.plan import make_plan, virtual_endpoint, virtual_tls_endpoint
 from scaleup.stack.rundir import RunDir
 from scaleup.stack.settings import UpSettings, default_run_dir
 from scaleup.stack.stack import Stack
@@ -31,16 +31,16 @@ async def _serve(settings: UpSettings, process: Process) -> None:
     for variable in [name for name in os.environ if name.startswith("SCALEUP_")]:
         del os.environ[variable]  # what was said to `up` is not said to each of its processes
     view = ConsoleView(Console())
-    secrets = run_dir.open()
+    files = run_dir.open(settings)
     virtual = virtual_endpoint(settings)
-    specs = make_plan(settings, secrets, settings.data or run_dir.data)
-    stack = Stack(specs, run_dir, virtual, settings.drain, view)
+    stack = Stack(make_plan(settings, files), run_dir, virtual, settings.drain, view)
     control = ControlServer(run_dir.control, stack.command)
     try:
         await control.start()
         if await _started(stack, settings, process):
             details = {name: part.detail for name, part in stack.parts.items() if part.detail}
             urls = [f"http://{virtual}/", f"http://{virtual}/api/whoami"]
+            urls.append(f"https://{virtual_tls_endpoint(settings)}/  (trust {run_dir.authority})")
             view.serving(stack.status(), details, urls, str(run_dir.path / "logs"))
             process.ready()
             await process.stopping.wait()

@@ -1,4 +1,4 @@
-"""The run directory: pids, logs, secrets of the run, and the control socket. Nothing of it is kept.
+"""The run directory: pids, logs, secrets, a certificate, and the control socket. Nothing of it is kept.
 
 It may lie in /tmp, where everybody can create names, so one that exists must belong to us, and nobody
 else may write to it; and it must be empty, or what a killed run has left (our key is made first and removed
@@ -14,11 +14,16 @@ import shutil
 import stat
 from pathlib import Path
 
+import tomlkit
+import trustme
+
 from scaleup.errors import StartupError
-from scaleup.stack.plan import Secrets
+from scaleup.stack.plan import Files, proxies_of
+from scaleup.stack.settings import UpSettings
 
 _KEY = "vrrp.key"
-_OURS = ("logs", "pids", "data", "control.sock", "database.password", _KEY)
+_FILES = ("site.key", "site.pem", "ca.pem", "lb.toml", "database.password")
+_OURS = ("logs", "pids", "data", "control.sock", *_FILES, _KEY)
 
 
 class RunDir:
@@ -32,14 +37,15 @@ class RunDir:
         return self.path / "control.sock"
 
     @property
-    def data(self) -> Path:
-        return self.path / "data"
+    def authority(self) -> Path:
+        """The certificate of who has signed the web servers' one: what a client has to trust."""
+        return self.path / "ca.pem"
 
     def log(self, name: str) -> Path:
         return self.path / "logs" / f"{name}.log"
 
-    def open(self) -> Secrets:
-        """Make it, and the secrets of this run. Raises StartupError."""
+    def open(self, settings: UpSettings) -> Files:
+        """Make it, and the files of this run. Raises StartupError."""
         # Root's database runs as another user, who must be able to pass through; the files are closed.
         mode = 0o711 if os.getuid() == 0 else 0o700
         try:
@@ -47,15 +53,33 @@ class RunDir:
             self._verify()
             self.path.chmod(mode)
             self._remove_ours()
-            made = Secrets(self.path / _KEY, self.path / "database.password")
-            for path in (made.vrrp_key, made.database_password):
+            made = Files(
+                vrrp_key=self.path / _KEY,
+                database_password=self.path / "database.password",
+                certificate_key=self.path / "site.key",
+                certificate=self.path / "site.pem",
+                proxies=self.path / "lb.toml",
+                data=settings.data or self.path / "data",
+            )
+            for path in (made.vrrp_key, made.database_password, made.certificate_key):
                 path.touch(mode=0o600)
+            for path in (made.vrrp_key, made.database_password):
                 path.write_text(secrets.token_hex(32))
+            self._certify(made, "localhost", str(settings.address(100)))
+            made.proxies.write_text(tomlkit.dumps(proxies_of(settings)))
             for name in ("logs", "pids"):
                 (self.path / name).mkdir(mode=0o700)
         except OSError as error:
             raise StartupError(f"--run-dir {self.path}: {error.strerror}") from None
         return made
+
+    def _certify(self, files: Files, *names: str) -> None:
+        """A certificate for these names, by an authority whose key is forgotten."""
+        authority = trustme.CA()
+        made = authority.issue_cert(*names)
+        made.private_key_pem.write_to_path(files.certificate_key)
+        files.certificate.write_bytes(b"".join(blob.bytes() for blob in made.cert_chain_pems))
+        authority.cert_pem.write_to_path(self.authority)
 
     def write_pid(self, name: str, pid: int | None) -> None:
         """`pids/NAME.pid`; None removes it."""

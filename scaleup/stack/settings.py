@@ -74,6 +74,9 @@ examples:
     port: Annotated[int, Flag("PORT", GROUP)] = Field(
         8080, ge=1, le=65535, description="of the virtual address and of the web servers"
     )
+    tls_port: Annotated[int, Flag("PORT", GROUP)] = Field(
+        8443, ge=1, le=65535, description="the same for HTTPS, with a certificate that is made for the run"
+    )
     admin_port: Annotated[int | None, Flag("PORT", GROUP)] = Field(
         None,
         ge=1,

@@ -11,6 +11,7 @@ and for the web tier, which picks an application server for each request.
     probe        one check on the wire: connect, or ask and look at the status, or a login (`mysql`); in TLS or
                  without (`stream`)
     checks       the checks of all servers, side by side, until cancelled
+    sources ●    how much one client has of it all, where that is limited
     slots ●      which server has which of the addresses of a name
     host_names ●  what /etc/hosts and /etc/resolv.conf say
     names        those addresses, as they say or from the DNS (`name_servers`)

@@ -1,7 +1,7 @@
 """The web tier: files from a folder, and everything below some prefixes forwarded to application servers.
 
-    client ──▶ connection ──▶ server ─┬─▶ static ──▶ a file below --root
-                                      └─▶ forward ──▶ exchange ──▶ an application server
+    client ──▶ clients ──▶ connection ──▶ server ─┬─▶ static ──▶ a file below --root
+                                                  └─▶ forward ──▶ exchange ──▶ an application server
 
 HTTP/1.1 is read and written here, on both sides, by one strict parser (docs/decisions/0011): a request that breaks
 the grammar reaches nobody, and nothing of a message's framing is ever copied from one side to the other. The rules
@@ -18,7 +18,11 @@ In reading order (● = pure: no I/O, no clock):
     stream         a connection: bytes in and out, every wait with a deadline
     body           a request's body, read under a size limit and a deadline
     reply          a response whose head is ours to the byte
+    access_log ●   the line about a request that was answered
     connection     one client's connection: requests in, responses out, in order
+    greeting       the PROXY header with which a connection from a load balancer begins
+    tls            how TLS is spoken, and which certificate is shown
+    clients        all of them: accepted, admitted, served, sent away at the end
     disk           files found and contained; cache ●, small ones in memory
     static         files as responses: variants, conditions, ranges, sendfile
     origin         connections to one application server
@@ -26,10 +30,12 @@ In reading order (● = pure: no I/O, no clock):
     tunnel         what a connection carries after an upgrade (WebSocket)
     forward        which server, how often to try, and the way back to the client
     server         which of them answers a request, and how it ends
-    serve          the life of the process: the parts put together
+    serve          the life of a worker: the parts put together; `worker`, the process
+    plan           what the parent prepares for its workers; `__main__`, the parent
     settings, metrics
 
 Invariants: a request that breaks HTTP reaches neither a file nor an application. A request that may not be
 repeated is never sent twice. A body that was cut off never looks complete: its connection is reset.
-Every buffer and every wait has a bound. Behind the load balancer the peer is the balancer; see `--trusted-proxy`.
+Every buffer and every wait has a bound. Behind a load balancer the client is who the PROXY header says
+(`--accept-proxy`), behind a proxy that speaks HTTP who X-Forwarded-For says (`--trusted-proxy`).
 """

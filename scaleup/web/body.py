@@ -84,11 +84,11 @@ class Body:
         if self.is_complete:
             return b""
         self.has_begun = True
-        if self.is_awaited:
-            # RFC 9110 §10.1.1. Only now, when an application has accepted: until here a refusal saves the upload.
-            self.is_awaited = False
-            self._stream.write(CONTINUE)
         try:
+            if self.is_awaited:
+                # RFC 9110 §10.1.1. Only now that an application has accepted: a refusal would save the upload.
+                self.is_awaited = False
+                self._stream.write(CONTINUE)
             while not (piece := self._take()) and not self.is_complete:
                 await self._wait()
         except SyntaxFault:

@@ -1,8 +1,12 @@
-"""Files that are ready to be sent, of a bounded size in all: what was used longest ago goes first. ●"""
+"""Files that are ready to be sent, of a bounded size in all: what was used longest ago goes first. ●
+
+What nobody has asked for goes as well, after a while: a large file is open, and takes its space on the disk for so
+long, also when it was deleted.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -12,6 +16,9 @@ OVERHEAD_BYTES = 2048
 """Of an entry beside its content, roughly."""
 OPEN_FILE_BYTES = 256 * 1024
 """What an open file counts for: descriptors are few."""
+
+UNUSED_SECONDS = 60.0
+"""As nginx's `open_file_cache … inactive`."""
 
 Open = TypeVar("Open")
 """An open file."""
@@ -35,10 +42,13 @@ class Variant(Generic[Open]):
 
 @dataclass(slots=True)
 class Entry(Generic[Open]):
-    """`variants`: by coding. `fresh_until`: when it has to be looked at again, by the clock that is passed in."""
+    """`variants`: by coding. `made_of`: differs when the files do. `fresh_until`: when they have to be looked at
+    again, by the clock that is passed in.
+    """
 
     content_type: bytes
     variants: Mapping[bytes, Variant[Open]]
+    made_of: Hashable
     fresh_until: float = 0.0
 
     @property
@@ -65,12 +75,19 @@ class Cache(Generic[Open]):
         self._entries[path] = entry  # the last one now
         return entry
 
-    def put(self, path: str, entry: Entry[Open]) -> None:
+    def stale(self, path: str) -> Entry[Open] | None:
+        """What is there, however old it is."""
+        return self._entries.get(path)
+
+    def put(self, path: str, entry: Entry[Open], now: float) -> None:
         self.drop(path)
         self._entries[path] = entry
         self._size += entry.size
-        while self._size > self._capacity:
-            self.drop(next(iter(self._entries)))
+        while self._entries:
+            oldest = next(iter(self._entries))
+            if self._size <= self._capacity and self._entries[oldest].fresh_until + UNUSED_SECONDS > now:
+                break
+            self.drop(oldest)
 
     def clear(self) -> None:
         self._entries.clear()

@@ -13,7 +13,8 @@ from datetime import UTC
 from email.utils import formatdate, parsedate_to_datetime
 
 _ETAG = re.compile(rb'(?:W/)?"[^"]*"')
-_RANGE = re.compile(rb"\s*([0-9]{0,18})\s*-\s*([0-9]{0,18})\s*")
+# Possessive, so that nothing is tried twice: between optional digits, spaces would be tried in all divisions.
+_RANGE = re.compile(rb"\s*+([0-9]{0,18}+)\s*+-\s*+([0-9]{0,18}+)\s*+")
 MAX_RANGES = 16
 """More are ignored: nobody who reads a file needs them."""
 CONDITIONAL = frozenset(b"if-match if-none-match if-modified-since if-unmodified-since range".split())

@@ -3,26 +3,30 @@
 head that does not end      closed, when `keepalive` has passed since its first byte
 idle                        closed after `keepalive`
 slow reader                 reset when it stays behind for `send_timeout`
-error, unread body          lingering close (RFC 9112 §9.6): a plain one would reset the connection, and the
-                            reset can overtake the response that says what was wrong
+error, unread bytes         lingering close (RFC 9112 §9.6): a plain one would reset the connection, and the
+                            reset can overtake the response
 client that leaves          whoever answers is told by `on_gone`
-drain                       the response in progress is the last one
+drain                       the response in progress is the last one; a client that has asked for nothing yet may
+                            have been accepted just now, and gets a moment for it
 many requests at once       others have their turns in between
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import re
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Protocol
 
-from scaleup.processes.tasks import Tasks
+from scaleup.net.sockets import outstanding
+from scaleup.web.access_log import Upstream
 from scaleup.web.body import Body
-from scaleup.web.framing import LAST_CHUNK, chunk, goes_on, has_body, request_length
+from scaleup.web.framing import chunk, goes_on, has_body, last_chunk, request_length
 from scaleup.web.problems import Problem
-from scaleup.web.reply import Broken, Frame, Reply
-from scaleup.web.stream import Stream
+from scaleup.web.reply import Broken, Reply
+from scaleup.web.stream import PIECE_BYTES, Stream
 from scaleup.web.syntax import (
     END,
     MAX_HEAD_BYTES,
@@ -34,71 +38,115 @@ from scaleup.web.syntax import (
 
 LINGER_SECONDS = 1.0
 """How long a client may take to read an error; everything that it sends meanwhile is thrown away."""
-JOINED_BYTES = 64 * 1024
+FRESH_SECONDS = 1.0
+"""How long a client that has been accepted may take to ask, when we drain."""
+HSTS = b"strict-transport-security"
+_EMPTY_LINES = re.compile(rb"(?:\r\n)++")
 TURN = 16
 """Requests of one client that are answered in a row, when they have all arrived."""
 
 
 @dataclass(slots=True)
 class Request:
-    """`peer`: the address at the other end of the connection."""
+    """`peer`: the client's address, as far as we know. `came`: when its head was whole, by the loop's clock.
+
+    `request_id`, `upstream`: what became of it when it was forwarded, for the access log.
+    """
 
     head: RequestHead
     body: Body
     peer: str
     connection: Connection
+    came: float
+    request_id: bytes = b""
+    upstream: Upstream | None = None
 
     def named(self, name: bytes) -> bytes:
         """The value of a field by its lower-case name; empty when it is absent."""
         return self.head.named.get(name, b"")
 
 
-Answer = Callable[[Request], Awaitable[Reply]]
+class Server(Protocol):
+    """Who answers."""
+
+    async def answer(self, request: Request) -> Reply:
+        """Raises nothing but CancelledError."""
+        ...
+
+    def refuse(self, peer: str, problem: Problem) -> Reply:
+        """What came is no request."""
+        ...
+
+    def sent(self, request: Request, reply: Reply, status: int, count: int) -> None:
+        """How it ended: 499 when the client did not take it all, 502 when it could not be finished.
+
+        `count`: bytes of the body that were sent.
+        """
+        ...
+
+    def refused(self, connection: Connection, line: bytes, reply: Reply, count: int) -> None:
+        """So ended what was no request. `line`: as far as it has one."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """`max_body`: bytes; the others: seconds (see `settings`)."""
+    """`max_body`: bytes; `hsts`: seconds for which a client that came by TLS shall come by nothing else, 0: it is
+    not told; the others: seconds (see `settings`).
+    """
 
     max_body: int
     keepalive: float
     send_timeout: float
     body_timeout: float
+    hsts: int = 0
 
 
 class Connection(Stream):
-    """`owner` answers, and counts."""
+    """`server` answers. `peer`: the client's address. `on_closed`: told when the transport is no more."""
 
-    def __init__(self, owner: Listener) -> None:
-        super().__init__(owner.loop)
-        self._owner, self._limits = owner, owner.limits
+    def __init__(
+        self,
+        server: Server,
+        limits: Limits,
+        peer: str,
+        on_closed: Callable[[Connection], None],
+        *,
+        is_plain: bool,
+    ) -> None:
+        super().__init__(asyncio.get_running_loop())
+        self._server, self._limits, self.peer, self._on_closed = server, limits, peer, on_closed
+        self.is_plain = is_plain
+        self._secure = b""
+        if limits.hsts and not is_plain:
+            self._secure = b"Strict-Transport-Security: max-age=%d\r\n" % limits.hsts
+        self.was_connected = False
         self.is_finishing = False
         """The response in progress, or else the next one, is the last."""
         self.on_gone: Callable[[], object] | None = None
-        """Called when the client leaves, while its request is answered."""
+        """Called when the client leaves, while its request is answered, or the answer comes from a source."""
         self._is_idle = False
+        self._has_served = False
         self._is_sending = False
         self._asks_head = False  # perhaps in a request that is none
         self._in_a_row = 0
-        self.peer = ""
+        self._body_begins = 0  # of what was written
 
     # ----- asyncio.Protocol -----------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        peername = transport.get_extra_info("peername")
-        self.peer = peername[0] if peername else ""
-        self._owner.opened(self)
+        self.was_connected = True
 
     def eof_received(self) -> bool:
         super().eof_received()
         self._gone()
-        return True  # what it has asked for is answered
+        return self.is_plain  # what it has asked for is answered; but TLS has no half-close in asyncio
 
     def connection_lost(self, exc: BaseException | None) -> None:
         super().connection_lost(exc)
         self._gone()
-        self._owner.closed(self)
+        self._on_closed(self)
 
     def _gone(self) -> None:
         if self.on_gone is not None:
@@ -110,6 +158,28 @@ class Connection(Stream):
     def finish(self) -> None:
         """We drain: close now if idle."""
         self.is_finishing = True
+        if self._has_served:
+            self._close_if_idle()
+        else:
+            self.loop.call_later(FRESH_SECONDS, self._close_if_idle)
+
+    def close(self) -> None:
+        """In TLS, the transport waits for the client to say goodbye as well; many never do."""
+        super().close()
+        if not self.is_plain:
+            self.loop.call_later(LINGER_SECONDS, self._leave)
+
+    def _leave(self) -> None:
+        """When all has arrived; `ssl_shutdown_timeout` bounds the wait for it."""
+        if self.is_lost:
+            return
+        sock = self.transport.get_extra_info("socket")
+        if outstanding(sock.fileno()):
+            self.loop.call_later(LINGER_SECONDS, self._leave)
+        else:
+            self.abort()
+
+    def _close_if_idle(self) -> None:
         if self._is_idle:
             self.close()
 
@@ -121,25 +191,34 @@ class Connection(Stream):
                 if self._in_a_row == TURN:
                     self._in_a_row = 0
                     await asyncio.sleep(0)
-        except (TimeoutError, ConnectionError, Broken):
+            await self.flush(self.loop.time() + self._limits.send_timeout)
+        except (OSError, Broken):  # TimeoutError and ConnectionError among them
             self.reset()
         finally:
-            if self._is_sending:
+            # Also when it was cancelled behind a response that the client does not take: a plain close would wait
+            # for it without end, or be the end of a body that has no other.
+            if self._is_sending or self.has_unsent:
                 self.reset()
             self.close()
 
     async def _serve_one(self) -> bool:
         """Whether there may be another one."""
+        head = None
         try:
             head = await self._next_head()
             if head is None:
                 return False
             length = request_length(head)
         except SyntaxFault as fault:
-            refusal = self._owner.refuse(self.peer, Problem(fault.status, str(fault), close=True))
-            await self._send(refusal, "HEAD" if self._asks_head else "GET", is_http11=True, is_last=True)
+            line = self.received.partition(b"\r\n")[0] if head is None else head.line()
+            refusal = self._server.refuse(self.peer, Problem(fault.status, str(fault), close=True))
+            try:
+                await self._send(refusal, "HEAD" if self._asks_head else "GET", is_http11=True, is_last=True)
+            finally:
+                self._server.refused(self, line, refusal, self.written - self._body_begins)
             await self._linger()
             return False
+        self._has_served = True
         body = Body(
             self,
             length,
@@ -148,41 +227,70 @@ class Connection(Stream):
             # §10.1.1: an expectation in HTTP/1.0 is ignored
             is_awaited=head.is_http11 and b"expect" in head.named,
         )
-        reply = await self._owner.answer(Request(head, body, self.peer, self))
-        self.on_gone = None
+        request = Request(head, body, self.peer, self, self.loop.time())
+        reply = await self._server.answer(request)
+        if reply.source is None:
+            self.on_gone = None
         # RFC 9112 §6.3: without a length and without chunks, the end of the connection is the end of the body
         is_endless = not head.is_http11 and reply.length is None and has_body(head.method, reply.status)
         is_last = reply.close or self.is_finishing or is_endless or not goes_on(head) or not body.skip()
+        before = self.written
         try:
             await self._send(reply, head.method, is_http11=head.is_http11, is_last=is_last)
-        finally:
-            self._owner.answered(self, reply)
-        if not is_last:
-            return True
-        if reply.status >= 400 or not body.is_complete:
+        except Broken as broken:
+            nothing_went = self.take_back(before)
+            self._sent(request, reply, broken.status)
+            if not nothing_went:
+                raise
+            refusal = self._server.refuse(
+                self.peer, Problem(broken.status, "The response broke off as it began.", close=True)
+            )
+            await self._send(refusal, head.method, is_http11=head.is_http11, is_last=True)
             await self._linger()
-        else:
-            await self.flush(self.loop.time() + self._limits.send_timeout)
-        return False
+            return False
+        except (OSError, asyncio.CancelledError) as error:
+            has_left = isinstance(error, OSError) or self.is_at_end or self.is_lost
+            self._sent(request, reply, 499 if has_left else 502)  # or a drain has cut it off
+            raise
+        finally:
+            self.on_gone = None
+        self._sent(request, reply, reply.status)
+        if is_last:
+            is_more_to_come = self.received or not body.is_complete
+            if is_more_to_come or reply.status >= 400 or reply.status == 101:
+                await self._linger()
+        return not is_last
+
+    def _sent(self, request: Request, reply: Reply, status: int) -> None:
+        self._server.sent(request, reply, status, max(0, self.written - self._body_begins))
 
     async def _next_head(self) -> RequestHead | None:
         """None: the client has had enough, or takes too long. Raises SyntaxFault."""
         deadline, has_begun = self.loop.time() + self._limits.keepalive, False
         while True:
             data = self.received
-            if data[:2] == b"\r\n":  # RFC 9112 §2.2: an empty line before the request line is ignored
-                data = self.received = data.lstrip(b"\r\n")
-            if data:
+            if empty := _EMPTY_LINES.match(data):  # RFC 9112 §2.2: before the request line they are ignored
+                data = self.received = data[empty.end() :]
+            if data == b"\r":
+                pass
+            elif data:
                 self._asks_head = data.startswith(b"HEAD ")
                 end = data.find(END, 0, MAX_HEAD_BYTES)
                 if end >= 0:
-                    return read_request(self.take(end + len(END)))
+                    head = self.take(end + len(END))
+                    try:
+                        return read_request(head)
+                    except SyntaxFault:
+                        self.received = head + self.received  # it is told of
+                        raise
                 refuse_beginning(data)
                 if not has_begun:
                     has_begun = True
                     deadline = self.loop.time() + self._limits.keepalive
             elif self.is_finishing:
-                return None
+                if self._has_served:
+                    return None
+                deadline = min(deadline, self.loop.time() + FRESH_SECONDS)
             self._in_a_row = 0
             self._is_idle = not data
             try:
@@ -206,19 +314,27 @@ class Connection(Stream):
                 about = b"Connection: keep-alive\r\n"
             if sends_body and reply.length is None and is_http11:
                 frame, about = chunk, about + b"Transfer-Encoding: chunked\r\n"
+            if self._secure and not any(name.lower() == HSTS for name, _ in reply.fields):
+                about += self._secure
         try:
             head = reply.head(about)
+            self._body_begins = self.written + len(head)
+            first, is_all = reply.content, True
             if not sends_body:
-                self.write(head)
-            elif source is None:
-                self._write_both(head, reply.content)
-            else:
+                first = b""
+            elif source is not None:
                 first, is_all = source.at_hand()
-                self._write_both(head, _framed(first, frame, is_all))
-                if not is_all:
-                    await source.send(self, frame, seconds)
-                    if frame is chunk:
-                        self.write(LAST_CHUNK)
+            self.write(head)
+            if first:  # an empty chunk would be the last one
+                first = frame(first)
+                if len(first) > PIECE_BYTES:
+                    await self.send(first, seconds)
+                else:
+                    self.write(first)
+            if source is not None and not is_all:
+                await source.send(self, frame, seconds)
+            if frame is chunk:
+                self.write(last_chunk(source.trailers() if source is not None else b""))
         finally:
             if source is not None:
                 source.close()
@@ -226,79 +342,15 @@ class Connection(Stream):
         if not self._may_write:
             await self.drain(self.loop.time() + seconds)
 
-    def _write_both(self, head: bytes, first: bytes) -> None:
-        """To join what is small costs less than another system call."""
-        if len(first) <= JOINED_BYTES:
-            self.write(head + first)
-        else:
-            self.write(head)
-            self.write(first)
-
     async def _linger(self) -> None:
         """Raises TimeoutError when the client does not take the response."""
         await self.flush(self.loop.time() + self._limits.send_timeout)
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
+        self.write_eof()
         deadline = self.loop.time() + LINGER_SECONDS
         with suppress(TimeoutError, ConnectionError):
             while await self.more(deadline):
                 self.received = b""
 
 
-def _framed(first: bytes, frame: Frame, is_all: bool) -> bytes:
-    if frame is not chunk:
-        return first
-    begun = chunk(first) if first else b""  # an empty chunk would be the last one
-    return begun + LAST_CHUNK if is_all else begun
-
-
 def _as_it_is(piece: bytes) -> bytes:
     return piece
-
-
-class Listener:
-    """The protocol factory for `loop.create_server`, and what its connections have in common.
-
-    `answer` raises nothing but CancelledError; `refuse` is the response to what is no request; `sent` is told of
-    each response that has been sent, or not.
-    """
-
-    def __init__(
-        self,
-        limits: Limits,
-        answer: Answer,
-        refuse: Callable[[str, Problem], Reply],
-    ) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.limits, self.answer, self.refuse = limits, answer, refuse
-        self.open: set[Connection] = set()
-        self._tasks = Tasks()
-        self._all_closed = asyncio.Event()
-
-    def __call__(self) -> Connection:
-        return Connection(self)
-
-    def opened(self, connection: Connection) -> None:
-        self.open.add(connection)
-        self._tasks.spawn(connection.serve(), name="client")
-
-    def closed(self, connection: Connection) -> None:
-        self.open.discard(connection)
-        if not self.open:
-            self._all_closed.set()
-
-    def answered(self, connection: Connection, reply: Reply) -> None:
-        """One response is sent, or was broken off."""
-
-    async def drain(self, seconds: float) -> int:
-        """Close idle connections at once and busy ones after their responses; returns how many were cut off."""
-        self._all_closed.clear()
-        for connection in list(self.open):
-            connection.finish()
-        if self.open:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
-                    await self._all_closed.wait()
-        left = len(self.open)
-        await self._tasks.cancel()
-        return left

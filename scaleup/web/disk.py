@@ -1,7 +1,8 @@
 """Files below one folder: found, contained, opened, read. All of it blocks, so it runs in threads.
 
 Resolve, then contain: the path's symlinks are followed first, and only what then still lies below the root is
-opened, so that neither a link nor a strange spelling leads out. Names that begin with a dot are nobody's
+opened, folder by folder and without following any further link, so that neither a link nor a strange spelling leads
+out, nor a folder that becomes a link meanwhile. Names that begin with a dot are nobody's
 business (`.git`, `.env`), except `.well-known` (RFC 8615). There are no listings: a folder is its index.html.
 
 A file may have siblings that were compressed beforehand (`app.js.br`, `app.js.gz`); one that is older than the
@@ -15,7 +16,7 @@ import errno
 import os
 import stat
 import zlib
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,15 +36,18 @@ class File:
     it, it would read from whatever gets that number next.
     """
 
-    def __init__(self, path: bytes, coding: bytes = IDENTITY) -> None:
-        """Raises OSError; also when it is no regular file."""
+    def __init__(self, name: bytes, folder: int | None = None, coding: bytes = IDENTITY) -> None:
+        """`name`: in `folder`, a descriptor. Raises OSError; also when it is no regular file."""
         # NOFOLLOW: the path was resolved, so a link here came later. NONBLOCK: opening a FIFO would wait.
-        self._descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        how = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        self._descriptor = os.open(name, how, dir_fd=folder)
         status = os.fstat(self._descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise FileNotFoundError(errno.ENOENT, "not a regular file")
         self.size = status.st_size
         self.modified_ns = status.st_mtime_ns
+        self.identity = (status.st_dev, status.st_ino, status.st_ctime_ns, self.modified_ns, self.size)
+        """Differs when the content does: whoever sets the time back, or exchanges the file, changes st_ctime."""
         self.version = version_of(self.modified_ns, self.size, coding)
 
     def fileno(self) -> int:
@@ -63,6 +67,10 @@ class Found:
 
     name: str
     files: Mapping[bytes, File]
+
+    @property
+    def identity(self) -> Hashable:
+        return tuple((coding, file.identity) for coding, file in self.files.items())
 
 
 class Folder:
@@ -84,18 +92,28 @@ class Disk:
         elif is_folder:
             raise not_found()
         try:
-            plain = File(path)
+            files = self._open(path)
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE):  # out of descriptors: the file is there
                 raise Problem(503, "This server is busy; try again soon.", fields=[RETRY_AFTER]) from None
             raise not_found() from None
-        files = {IDENTITY: plain}
-        for coding, suffix in SUFFIXES.items():
-            with contextlib.suppress(OSError):
-                sibling = File(path + suffix, coding)
-                if sibling.modified_ns >= plain.modified_ns:
-                    files[coding] = sibling
         return Found(os.fsdecode(segments[-1]), files)
+
+    def _open(self, path: bytes) -> dict[bytes, File]:
+        """The file at a real path below the root, with its siblings. Raises OSError."""
+        *folders, name = os.path.relpath(path, self._root).split(b"/")
+        with contextlib.ExitStack() as opened:
+            here = _open_folder(self._root, None, opened)
+            for folder in folders:
+                here = _open_folder(folder, here, opened)
+            plain = File(name, here)
+            files = {IDENTITY: plain}
+            for coding, suffix in SUFFIXES.items():
+                with contextlib.suppress(OSError):
+                    sibling = File(name + suffix, here, coding)
+                    if sibling.modified_ns >= plain.modified_ns:
+                        files[coding] = sibling
+        return files
 
     def _contained(self, segments: tuple[bytes, ...]) -> bytes:
         """The real path of what these segments name. Raises Problem 404 when it is hidden or outside."""
@@ -108,6 +126,14 @@ class Disk:
         if os.path.commonpath((real, self._root)) != self._root:
             raise not_found()
         return real
+
+
+def _open_folder(name: bytes, where: int | None, opened: contextlib.ExitStack) -> int:
+    """Raises OSError; also when it is a link."""
+    how = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(name, how, dir_fd=where)
+    opened.callback(os.close, descriptor)
+    return descriptor
 
 
 def version_of(modified_ns: int, size: int, coding: bytes) -> Version:

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 
 from scaleup.processes.tasks import Tasks
 from scaleup.web.body import Body
-from scaleup.web.framing import LAST_CHUNK, Chunks, chunk, goes_on, has_body, response_length
+from scaleup.web.framing import Chunks, chunk, goes_on, has_body, last_chunk, response_length
+from scaleup.web.headers import trailers_to_client
 from scaleup.web.problems import Problem
-from scaleup.web.reply import Broken, Frame
+from scaleup.web.reply import Broken, Frame, lines_of
 from scaleup.web.stream import Stream
 from scaleup.web.syntax import END, MAX_RESPONSE_HEAD_BYTES, ResponseHead, SyntaxFault, read_response
 
@@ -57,6 +58,8 @@ class Response:
         self.failure: Failure | None = None
         """How the body failed, if it did."""
         self.on_close: Callable[[Response], None] | None = None
+        self.keeps_trailers = False
+        """Whether they are sent on."""
         self._seconds = seconds
         self._upload = upload
         self._left = length
@@ -67,7 +70,9 @@ class Response:
     def may_be_kept(self) -> bool:
         """Whether its connection is as good as new."""
         is_done = self._is_complete and (self._upload is None or self._upload.is_complete)
-        return is_done and self.head.status != 101 and goes_on(self.head)
+        # RFC 9112 §6.1: with a Transfer-Encoding in HTTP/1.0 the framing is faulty; what follows is not trusted
+        is_faulty = self._chunks is not None and not self.head.is_http11
+        return is_done and not is_faulty and self.head.status != 101 and goes_on(self.head)
 
     def at_hand(self) -> tuple[bytes, bool]:
         """See `Source`."""
@@ -81,8 +86,13 @@ class Response:
     async def send(self, to: Stream, frame: Frame, seconds: float) -> None:
         """See `Source`."""
         while piece := await self._next():
-            to.write(frame(piece))
-            await to.drain(to.loop.time() + seconds)
+            await to.send(frame(piece), seconds)
+
+    def trailers(self) -> bytes:
+        """See `Source`."""
+        if self._chunks is None or not self.keeps_trailers:
+            return b""
+        return lines_of(trailers_to_client(self._chunks.trailers))
 
     def close(self) -> None:
         if self._upload is not None:
@@ -131,6 +141,8 @@ class Response:
         return piece
 
     def _broken(self, failure: Failure) -> Broken:
+        if self._upload is not None and (problem := self._upload.problem) is not None:
+            return Broken(problem.detail, problem.status)  # the client's failure, for which we broke it off
         self.failure = failure
         return Broken(failure.detail, failure.status)
 
@@ -149,6 +161,11 @@ class Upload:
         since = self._to.loop.time() if self._body.is_slow else self._began
         return since + self._seconds
 
+    @property
+    def problem(self) -> Problem | None:
+        """Why the client's body will not arrive whole, once that is known."""
+        return self._body.problem
+
     def stop(self) -> None:
         self._task.cancel()
 
@@ -159,8 +176,9 @@ class Upload:
                 self._to.write(chunk(piece) if is_chunked else piece)
                 self._began = loop.time()
                 await self._to.drain(self._began + self._seconds)
+                await asyncio.sleep(0)  # others have their turns, also when all of it is at hand
             if is_chunked:
-                self._to.write(LAST_CHUNK)
+                self._to.write(last_chunk())  # a client's trailers end here: see `headers`
             self._began = loop.time()
             self.is_complete = True
         except Problem as problem:

@@ -30,9 +30,17 @@ from scaleup.processes.logs import LimitedLog
 from scaleup.processes.tasks import Tasks
 from scaleup.upstream.balance import client_key
 from scaleup.upstream.pool import Pool, Server
+from scaleup.web.access_log import Upstream
 from scaleup.web.connection import Request
 from scaleup.web.exchange import Failure, Response, exchange
-from scaleup.web.headers import Hop, request_id_of, to_application, to_client, upgrade_of
+from scaleup.web.headers import (
+    Hop,
+    request_id_of,
+    takes_trailers,
+    to_application,
+    to_client,
+    upgrade_of,
+)
 from scaleup.web.metrics import Metrics
 from scaleup.web.origin import Origin
 from scaleup.web.problems import RETRY_AFTER, Problem
@@ -49,6 +57,9 @@ IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "PUT", "DELETE"))
 RETRY_SECONDS = 10.0
 """A person waits about so long; a server that failed later than that has failed for good."""
 LOG_EVERY_SECONDS = 1.0
+MAX_LEFT_ALONE = 256
+"""Writes that are seen through for clients that have left: they count as nobody's connections, so whoever sends and
+leaves, again and again, could have any number of them at a slow application."""
 
 _READS = frozenset(("GET", "HEAD", "OPTIONS"))
 _MAY_HAVE_BODY = frozenset(("POST", "PUT", "PATCH"))
@@ -70,6 +81,10 @@ class Rules:
     trusted: tuple[IPv4Network | IPv6Network, ...]
 
 
+Observe = Callable[[Server, str | None], None]
+"""Told of each exchange: None when its response was passed on, else why there was none, or not all of it."""
+
+
 class Forwarder:
     """Answers requests with the responses of application servers. `name`: ours, in Via and X-Served-By.
 
@@ -77,14 +92,21 @@ class Forwarder:
     """
 
     def __init__(
-        self, name: str, pool: Pool, rules: Rules, metrics: Metrics, new_id: Callable[[], bytes]
+        self,
+        name: str,
+        pool: Pool,
+        rules: Rules,
+        metrics: Metrics,
+        new_id: Callable[[], bytes],
+        observe: Observe,
     ) -> None:
         self._name, self._pool = name.encode(), pool
-        self._rules, self._metrics, self._new_id = rules, metrics, new_id
+        self._rules, self._metrics, self._new_id, self._observe = rules, metrics, new_id, observe
         self._loop = asyncio.get_running_loop()
         self._origins = {server.name: Origin(server, rules.keepalive) for server in pool.servers}
         self._time = (b"X-Request-Timeout", b"%g" % rules.response_timeout)
         self._tasks = Tasks()
+        self._left_alone = 0
         self._limited = LimitedLog(log, LOG_EVERY_SECONDS, self._loop.time)
 
     async def respond(self, request: Request, target: Target) -> Reply:
@@ -92,6 +114,7 @@ class Forwarder:
         head, body = request.head, request.body
         body.refuse_large()
         hop = self._hop(request, target)
+        request.request_id = hop.request_id
         upgrade = (
             upgrade_of(head.named) if head.method == "GET" and body.is_complete and head.is_http11 else None
         )
@@ -107,11 +130,15 @@ class Forwarder:
             if server is None:
                 break
             self._pool.acquire(server)
+            began = self._loop.time()
+            request.upstream = Upstream(server.name, None, 0.0, len(tried) + 1)
             try:
                 outcome = await self._try(server, request, message, hop, upgrade)
             except BaseException:
                 self._pool.release(server)
                 raise
+            status = outcome.head.status if isinstance(outcome, Response) else None
+            request.upstream = Upstream(server.name, status, self._loop.time() - began, len(tried) + 1)
             if isinstance(outcome, Response):
                 return self._relay(request, server, outcome, hop)
             self._pool.release(server)
@@ -141,9 +168,13 @@ class Forwarder:
             try:
                 outcome = await asyncio.shield(task)
             except asyncio.CancelledError:
+                if self._left_alone >= MAX_LEFT_ALONE:
+                    task.cancel()
+                self._left_alone += 1
                 self._pool.acquire(server)  # the client has gone, but the server is still busy with it
 
                 def finished(task: asyncio.Task[Response | Failure]) -> None:
+                    self._left_alone -= 1
                     self._pool.release(server)
                     _close_unread(task)
 
@@ -151,7 +182,7 @@ class Forwarder:
                 raise
         if isinstance(outcome, Response) and outcome.head.status == 101 and upgrade is None:
             outcome.close()
-            outcome.connection.close()
+            outcome.connection.abort()
             return Failure(502, "garbage", "101 without a request for it", was_sent=True, is_final=True)
         return outcome
 
@@ -188,6 +219,8 @@ class Forwarder:
         fields.append(self._time)
         if upgrade is not None:
             fields += ((b"Connection", b"upgrade"), (b"Upgrade", upgrade))
+        elif takes_trailers(head):
+            fields += ((b"Connection", b"TE"), (b"TE", b"trailers"))
         if body.length is None:
             fields.append((b"Transfer-Encoding", b"chunked"))
         elif body.length or head.method in _MAY_HAVE_BODY:
@@ -201,7 +234,7 @@ class Forwarder:
             version=b"1.1" if request.head.is_http11 else b"1.0",
             peer=peer.encode(),
             peer_is_trusted=bool(self._rules.trusted) and _is_in(peer, self._rules.trusted),
-            scheme=b"http",
+            scheme=b"http" if request.connection.is_plain else b"https",
             # RFC 9112 §3.2.2: a host in the target replaces the field
             host=target.authority or named.get(b"host", b""),
             request_id=request_id_of(named, self._new_id()),
@@ -211,8 +244,14 @@ class Forwarder:
 
     def _relay(self, request: Request, server: Server, response: Response, hop: Hop) -> Reply:
         head = response.head
+        if head.status == 101 or request.head.method not in _READS:
+            request.connection.on_gone = None
         response.on_close = partial(self._done, server)
         fields = to_client(head.fields, head.named, hop)
+        if takes_trailers(request.head):
+            response.keeps_trailers = True
+            if b"trailer" in head.named and response.length is None:
+                fields.append((b"Trailer", head.named[b"trailer"]))
         if head.status == 101:
             fields += ((b"Connection", b"upgrade"), (b"Upgrade", head.named.get(b"upgrade", b"")))
             return Reply(101, fields, source=_Tunnelled(response, self._rules.tunnel_timeout), close=True)
@@ -228,14 +267,17 @@ class Forwarder:
     def _done(self, server: Server, response: Response) -> None:
         """The response was sent, or will not be."""
         self._pool.release(server)
-        if response.failure is not None:
+        if response.failure is None:
+            self._observe(server, None)
+        else:
             self._failed(server, response.failure)
         if response.may_be_kept:
             self._origins[server.name].keep(response.connection)
         else:
-            response.connection.close()
+            response.connection.abort()
 
     def _failed(self, server: Server, failure: Failure) -> None:
+        self._observe(server, failure.reason)
         self._metrics.upstream_failures.labels(server.name, failure.reason).inc()
         self._limited.warning(
             f"{server.name} {failure.reason}", f"{server.name} ({server.endpoint}): {failure.detail}"
@@ -262,6 +304,9 @@ class _Tunnelled:
     async def send(self, to: Stream, frame: Frame, seconds: float) -> None:
         await tunnel(to, self._response.connection, self._seconds)
 
+    def trailers(self) -> bytes:
+        return b""
+
     def close(self) -> None:
         self._response.close()
 
@@ -283,4 +328,4 @@ def _is_in(peer: str, networks: Sequence[IPv4Network | IPv6Network]) -> bool:
 def _close_unread(task: asyncio.Task[Response | Failure]) -> None:
     if not task.cancelled() and task.exception() is None and isinstance(outcome := task.result(), Response):
         outcome.close()
-        outcome.connection.close()
+        outcome.connection.abort()

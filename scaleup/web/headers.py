@@ -6,6 +6,10 @@ through as they came:
 - Fields about one connection (RFC 9110 §7.6.1), and those that `Connection` names.
 - Framing: said again in our own words (`framing`).
 - Claims about the client (X-Forwarded-*, Forwarded), unless the peer is one that we were told to trust.
+
+The fields after a chunked body (trailers, RFC 9110 §6.5) go to clients that say `TE: trailers`, without those that
+a header must hold. A request's end here, as §6.5.1 allows: some applications take them for header fields, and
+so would believe of a client what was stripped above.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from scaleup.web.syntax import Field, members
+from scaleup.web.syntax import Field, RequestHead, members
 
 _HOP_BY_HOP = frozenset(
     b"connection proxy-connection keep-alive te trailer transfer-encoding upgrade".split()
@@ -24,8 +28,19 @@ _HOP_BY_HOP = frozenset(
 # Connection cannot name these away: an application would take a request without Host for another site's.
 _NEVER_NAMED = frozenset((b"host", b"content-length"))
 # Answered here or written anew. `Proxy` would become HTTP_PROXY in a CGI program's environment (httpoxy).
-_REQUEST_ONLY = frozenset(b"host content-length expect proxy forwarded x-real-ip via x-request-id".split())
-_RESPONSE_ONLY = frozenset(b"content-length server via x-served-by x-request-id".split())
+_REQUEST_ONLY = frozenset(
+    b"host content-length expect proxy forwarded x-real-ip via x-request-id x-request-timeout".split()
+)
+# Server and Date are said anew, as nginx does.
+_RESPONSE_ONLY = frozenset(b"content-length server date via x-served-by x-request-id".split())
+_NOT_IN_TRAILERS = (
+    _HOP_BY_HOP
+    | _RESPONSE_ONLY
+    | frozenset(
+        b"age allow authorization cache-control content-encoding content-range content-type date expires host "
+        b"location pragma retry-after set-cookie strict-transport-security vary warning www-authenticate".split()
+    )
+)
 _NOT_TO_APPLICATION = _HOP_BY_HOP | _REQUEST_ONLY
 _NOT_TO_CLIENT = _HOP_BY_HOP | _RESPONSE_ONLY
 
@@ -59,7 +74,8 @@ def request_id_of(named: Mapping[bytes, bytes], ours: bytes) -> bytes:
 def to_application(fields: Sequence[Field], named: Mapping[bytes, bytes], hop: Hop) -> list[Field]:
     """A request's fields as the application gets them, without the framing. `named`: see `RequestHead`."""
     dropped = _dropped(named, _NOT_TO_APPLICATION)
-    sent: list[Field] = [(b"Host", hop.host)] if hop.host else []
+    # RFC 9112 §3.2: HTTP/1.1 may not be without it; it is empty when no host was named
+    sent: list[Field] = [(b"Host", hop.host)]
     sent += [
         field
         for field in fields
@@ -97,6 +113,17 @@ def to_client(fields: Sequence[Field], named: Mapping[bytes, bytes], hop: Hop) -
         served_by = served_by + b", " + named[b"x-served-by"]
     sent += ((b"Via", via), (b"X-Served-By", served_by), (b"X-Request-Id", hop.request_id))
     return sent
+
+
+def takes_trailers(head: RequestHead) -> bool:
+    """Whether the client does (§10.1.4), and our chunks reach it."""
+    te = head.named.get(b"te")
+    return te is not None and head.is_http11 and b"trailers" in members(te)
+
+
+def trailers_to_client(fields: Sequence[Field]) -> list[Field]:
+    """Without what is about framing, routing, caching, authentication or the content (§6.5.1)."""
+    return [field for field in fields if field[0].lower() not in _NOT_IN_TRAILERS]
 
 
 def upgrade_of(named: Mapping[bytes, bytes]) -> bytes | None:

@@ -18,7 +18,11 @@ MAX_IDLE = 64
 
 
 class Origin:
-    """`keepalive`: seconds. Made inside the running loop; to be closed."""
+    """`keepalive`: seconds. Made inside the running loop; to be closed.
+
+    Connections end by `abort`, not `close`: that would wait, for ever, for an application that has answered early
+    to take the rest of a request.
+    """
 
     def __init__(self, server: Server, keepalive: float) -> None:
         self._server, self._keepalive = server, keepalive
@@ -30,10 +34,9 @@ class Origin:
         """The one that was used last; None: there is none."""
         while self._idle:
             connection, _ = self._idle.pop()
-            # What came while it was idle is nobody's response.
-            if not connection.received and not connection.is_at_end:
+            if _is_good(connection):
                 return connection
-            connection.close()
+            connection.abort()
         return None
 
     async def connect(self, seconds: float) -> Stream:
@@ -49,12 +52,13 @@ class Origin:
 
     def keep(self, connection: Stream) -> None:
         """For another request, if it may be: it was used to the end."""
-        if connection.received or connection.is_at_end:
-            connection.close()
+        if not _is_good(connection):
+            connection.abort()
             return
+        connection.read_on()
         self._idle.append((connection, self._loop.time() + self._keepalive))
         if len(self._idle) > MAX_IDLE:
-            self._idle.popleft()[0].close()
+            self._idle.popleft()[0].abort()
         if self._timer is None:
             self._timer = self._loop.call_later(self._keepalive, self._expire)
 
@@ -62,10 +66,15 @@ class Origin:
         if self._timer is not None:
             self._timer.cancel()
         while self._idle:
-            self._idle.pop()[0].close()
+            self._idle.pop()[0].abort()
 
     def _expire(self) -> None:
         now = self._loop.time()
         while self._idle and self._idle[0][1] <= now:
-            self._idle.popleft()[0].close()
+            self._idle.popleft()[0].abort()
         self._timer = self._loop.call_at(self._idle[0][1], self._expire) if self._idle else None
+
+
+def _is_good(connection: Stream) -> bool:
+    """Whether a request may be sent on it; what came unasked is nobody's response."""
+    return not (connection.received or connection.is_at_end or connection.is_lost)

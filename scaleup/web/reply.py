@@ -51,6 +51,10 @@ class Source(Protocol):
         """
         ...
 
+    def trailers(self) -> bytes:
+        """The fields after a chunked body, as lines, when it is complete."""
+        ...
+
     def close(self) -> None:
         """Called once, after `send` or in place of it."""
         ...
@@ -58,7 +62,10 @@ class Source(Protocol):
 
 @dataclass(slots=True)
 class Reply:
-    """`length`: what is announced; None: it is not known, or not told. `lines`: further fields, as they are."""
+    """`length`: what is announced; None: it is not known, or not told. `lines`: further fields, as they are.
+
+    `kind`: who answers, for the metrics.
+    """
 
     status: int
     fields: Sequence[Field]
@@ -67,12 +74,14 @@ class Reply:
     source: Source | None = None
     close: bool = False
     lines: bytes = b""
+    kind: str = "refused"
 
     def head(self, about: bytes) -> bytes:
         """Up to and with the empty line. `about`: lines about this connection."""
         first = _STATUS_LINES.get(self.status) or b"HTTP/1.1 %d \r\n" % self.status
         length = b"" if self.length is None else b"Content-Length: %d\r\n" % self.length
-        return b"".join((first, self.lines, lines_of(self.fields), length, SERVER, date(), about, b"\r\n"))
+        fields = lines_of(self.fields) if self.fields else b""
+        return b"".join((first, self.lines, fields, length, SERVER, date(), about, b"\r\n"))
 
 
 def reply(status: int, fields: Sequence[Field], content: bytes = b"") -> Reply:

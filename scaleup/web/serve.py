@@ -3,27 +3,42 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
+import socket
+import ssl
+from collections.abc import Callable, Sequence
 
-from scaleup.processes import Process
+from scaleup.processes import Process, logs
+from scaleup.processes.accept import affordable
+from scaleup.processes.worker import Orders
 from scaleup.upstream.balance import algorithm
 from scaleup.upstream.checks import Checker
 from scaleup.upstream.health import Change
 from scaleup.upstream.pool import Pool, Server
+from scaleup.web.access_log import FORMATS, Access, json_object
+from scaleup.web.clients import Admission, Clients
 from scaleup.web.connection import Limits
 from scaleup.web.disk import Disk
-from scaleup.web.forward import Forwarder, Rules
+from scaleup.web.forward import Forwarder, Observe, Rules
 from scaleup.web.metrics import Metrics
 from scaleup.web.server import Readiness, WebServer, own_fields
 from scaleup.web.settings import WebSettings
 from scaleup.web.static import CacheControl, Files
 
-log = logging.getLogger(__name__)
+OTHER_DESCRIPTORS = 1000
+"""Of small and large files that are kept open, and of idle connections to applications."""
 
 
-async def serve(settings: WebSettings, process: Process) -> None:
-    """Serve until the process is told to stop."""
+async def serve(
+    settings: WebSettings,
+    process: Process,
+    orders: Orders,
+    plain: Sequence[socket.socket],
+    tls: Sequence[socket.socket],
+    context: ssl.SSLContext | None,
+    hsts: int,
+) -> None:
+    """Serve on those listening sockets, which are ours from now on, until the process is told to stop."""
     metrics = Metrics(process.registry)
     pool = Pool(
         [app.server() for app in settings.app],
@@ -38,35 +53,75 @@ async def serve(settings: WebSettings, process: Process) -> None:
 
     for server in pool.servers:
         metrics.upstream_up.labels(server.name).set(server.up)
-    web = assemble(settings, pool, metrics, process.readiness)
+    checker = Checker(pool.servers, settings, changed, error_limit=settings.error_limit, on_error="mark-down")
+
+    def observe(server: Server, failure: str | None) -> None:
+        if failure is None:
+            checker.connection_made(server)
+        else:
+            checker.connection_failed(server, failure)
+
+    web = assemble(settings, pool, metrics, process.readiness, observe, _access_log(settings))
+    clients = Clients(web, limits(settings, hsts), admission(settings), metrics)
     try:
-        for endpoint in settings.listen:
-            log.info("listening on %s", await web.listen(endpoint))
+        clients.accept(plain)
+        if context is not None:
+            clients.accept(tls, context)
         process.ready()
         async with asyncio.TaskGroup() as group:
-            checks = group.create_task(Checker(pool.servers, settings, changed).run(), name="health checks")
+            checks = group.create_task(checker.run(), name="health checks")
             await process.stopping.wait()
-            await web.drain(settings.drain)
+            if orders.gone is None:
+                await clients.drain(orders.seconds)
+            else:
+                await clients.retire(orders.seconds, orders.gone)
             checks.cancel()
     finally:
-        await web.drain(0)  # not drained yet when something failed
+        await clients.drain(0)  # not drained yet when something failed
+        await web.close()
 
 
-def assemble(settings: WebSettings, pool: Pool, metrics: Metrics, readiness: Readiness) -> WebServer:
-    """The server with its parts, not listening yet. Its `drain` closes them all."""
+def assemble(
+    settings: WebSettings,
+    pool: Pool,
+    metrics: Metrics,
+    readiness: Readiness,
+    observe: Observe = lambda server, failure: None,
+    log_access: Callable[[Access], None] | None = None,
+) -> WebServer:
+    """The server with its parts. Its `close` closes them all."""
     return WebServer(
         settings.name,
         files=_files(settings),
         error_pages={int(text[:3]): text[4:] for text in settings.error_page},
-        forwarder=_forwarder(settings, pool, metrics) if pool.servers else None,
+        forwarder=_forwarder(settings, pool, metrics, observe) if pool.servers else None,
         prefixes=settings.prefix,
         readiness=readiness,
         metrics=metrics,
-        limits=Limits(settings.max_body, settings.keepalive, settings.send_timeout, settings.body_timeout),
+        log_access=log_access,
     )
 
 
-def _forwarder(settings: WebSettings, pool: Pool, metrics: Metrics) -> Forwarder:
+def limits(settings: WebSettings, hsts: int) -> Limits:
+    return Limits(settings.max_body, settings.keepalive, settings.send_timeout, settings.body_timeout, hsts)
+
+
+def admission(settings: WebSettings) -> Admission:
+    return Admission(
+        affordable(settings.maxconn, OTHER_DESCRIPTORS), settings.source_maxconn, settings.accept_proxy
+    )
+
+
+def _access_log(settings: WebSettings) -> Callable[[Access], None] | None:
+    if settings.access_log == "off":
+        return None
+    line = FORMATS[settings.access_log]
+    if settings.access_log_file is None:
+        return logs.gathered("scaleup.web.access", line, json_object).write
+    return logs.gathered_in(settings.access_log_file, "--access-log-file", line).write
+
+
+def _forwarder(settings: WebSettings, pool: Pool, metrics: Metrics, observe: Observe) -> Forwarder:
     rules = Rules(
         settings.tries,
         settings.connect_timeout,
@@ -75,7 +130,7 @@ def _forwarder(settings: WebSettings, pool: Pool, metrics: Metrics) -> Forwarder
         settings.app_keepalive,
         settings.trusted_proxy,
     )
-    return Forwarder(settings.name, pool, rules, metrics, _new_id)
+    return Forwarder(settings.name, pool, rules, metrics, _new_id, observe)
 
 
 def _files(settings: WebSettings) -> Files | None:

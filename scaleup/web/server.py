@@ -1,14 +1,14 @@
-"""The web server: finds out who answers a request, counts it, and drains at the end."""
+"""The web server: finds out who answers a request, counts it, and logs it."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping
 
-from scaleup.net.addresses import Endpoint
-from scaleup.net.sockets import BACKLOG, endpoint_of, listening
-from scaleup.web.connection import Limits, Listener, Request
+from scaleup.web.access_log import Access
+from scaleup.web.connection import Connection, Request
 from scaleup.web.forward import Forwarder
 from scaleup.web.metrics import Metrics
 from scaleup.web.problems import Problem, wants_page
@@ -29,7 +29,7 @@ class WebServer:
     """`files`, `forwarder`: None when there is nothing to serve, or nowhere to forward to.
 
     `error_pages`: files that people are shown, by status. `prefixes`: what is forwarded; each begins and ends
-    with a slash.
+    with a slash. `log_access`: told of each request; None: nobody wants to know.
     """
 
     def __init__(
@@ -42,56 +42,64 @@ class WebServer:
         prefixes: tuple[str, ...],
         readiness: Readiness,
         metrics: Metrics,
-        limits: Limits,
+        log_access: Callable[[Access], None] | None = None,
     ) -> None:
         self._files, self._error_pages, self._forwarder = files, error_pages, forwarder
         self._prefixes = tuple(prefix.encode() for prefix in prefixes)
-        self._readiness, self._metrics = readiness, metrics
+        self._readiness, self._metrics, self._log_access = readiness, metrics, log_access
         self._fields = own_fields(name)
-        self._listener = Listener(limits, self._answer, self._refuse)
+        self._loop = asyncio.get_running_loop()
         self._in_progress = 0
-        metrics.connections.set_function(lambda: len(self._listener.open))
         metrics.in_progress.set_function(lambda: self._in_progress)
-        self._servers: list[asyncio.Server] = []
 
-    async def listen(self, endpoint: Endpoint) -> Endpoint:
-        """Accept connections; returns where, with the port that the kernel chose. Raises StartupError."""
-        sock = listening(endpoint, "--listen")
-        where = endpoint_of(sock)
-        # create_server calls listen() again, with a backlog of 100 unless it is told another.
-        loop = asyncio.get_running_loop()
-        self._servers.append(await loop.create_server(self._listener, sock=sock, backlog=BACKLOG))
-        return where
-
-    async def drain(self, seconds: float) -> None:
-        """Accept no more, let what is in progress finish for at most `seconds`, then close everything."""
-        await asyncio.sleep(0)  # connections that the kernel has queued are accepted, not reset
-        for server in self._servers:
-            server.close()
-        if left := await self._listener.drain(seconds):
-            log.warning("%d connections were still busy after %g s and are cut off", left, seconds)
+    async def close(self) -> None:
+        """When there are no clients any more."""
         if self._forwarder is not None:
             await self._forwarder.close()
         if self._files is not None:
             self._files.close()
 
-    async def _answer(self, request: Request) -> Reply:
+    # ----- what connections ask (`connection.Server`) ---------------------------------------------
+
+    def refuse(self, peer: str, problem: Problem) -> Reply:
+        log.debug("%s: %s", peer, problem)
+        return reply_to(problem, b"", self._fields)
+
+    def sent(self, request: Request, reply: Reply, status: int, count: int) -> None:
+        self._metrics.answered(reply.kind, status)
+        if self._log_access is not None:
+            self._tell_access(request, status, count)
+
+    def refused(self, connection: Connection, line: bytes, reply: Reply, count: int) -> None:
+        self._metrics.answered(reply.kind, reply.status)
+        if self._log_access is not None:
+            scheme = "http" if connection.is_plain else "https"
+            self._log_access(
+                Access(connection.peer, time.time(), 0.0, None, line, reply.status, count, scheme, b"", None)
+            )
+
+    async def answer(self, request: Request) -> Reply:
         """Raises CancelledError when the client has left."""
-        kind = "refused"
+        kind, at_hand = "static", None
         self._in_progress += 1
         try:
-            if self._files is not None and (at_hand := self._files.at_hand(request)) is not None:
-                kind, answer = "static", at_hand
+            if self._files is not None:
+                at_hand = self._files.at_hand(request)
+            if at_hand is not None:
+                answer = at_hand
             else:
+                kind = "refused"
                 target = self._admit(request)
                 kind, respond = self._route(target)
                 answer = await respond(request, target)
         except Problem as problem:
             answer = await self._tell(problem, request)
         except asyncio.CancelledError:
-            if request.connection.is_at_end:
+            if request.connection.is_at_end or request.connection.is_lost:
                 self._metrics.answered(kind, 499)
                 log.info("%s left before the response to %s (499)", request.peer, request.head.method)
+                if self._log_access is not None:
+                    self._tell_access(request, 499, 0)
             raise
         except Exception:
             # A mistake of ours. Told without a traceback to the client, and with one to us.
@@ -101,7 +109,7 @@ class WebServer:
             )
         finally:
             self._in_progress -= 1
-        self._metrics.answered(kind, answer.status)
+        answer.kind = kind
         return answer
 
     async def _tell(self, problem: Problem, request: Request) -> Reply:
@@ -138,11 +146,22 @@ class WebServer:
         fields = [(b"Content-Type", b"text/plain; charset=utf-8"), (b"Cache-Control", b"no-store")]
         return reply(status, [*fields, *self._fields], f"{text}\n".encode())
 
-    def _refuse(self, peer: str, problem: Problem) -> Reply:
-        """What came is no request."""
-        log.debug("%s: %s", peer, problem)
-        self._metrics.answered("refused", problem.status)
-        return reply_to(problem, b"", self._fields)
+    def _tell_access(self, request: Request, status: int, count: int) -> None:
+        assert self._log_access is not None
+        self._log_access(
+            Access(
+                request.peer,
+                time.time(),
+                self._loop.time() - request.came,
+                request.head,
+                b"",
+                status,
+                count,
+                "http" if request.connection.is_plain else "https",
+                request.request_id,
+                request.upstream,
+            )
+        )
 
 
 async def _nothing_here(request: Request, target: Target) -> Reply:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -13,6 +13,7 @@ from scaleup.net.addresses import Endpoint
 from scaleup.upstream.healthcheck import HealthCheck
 from scaleup.upstream.server_settings import Servers
 from scaleup.upstream.settings import CheckMethod, Fall, Inter, Rise, UpstreamSettings
+from scaleup.web.tls import read
 
 
 def _folder(path: Path) -> Path:
@@ -49,6 +50,11 @@ def _caching(text: str) -> str:
     return text
 
 
+def _certificate(text: str) -> str:
+    read(text)
+    return text
+
+
 def _one_line(text: str) -> str:
     if not text.isascii() or not (text.isprintable() or not text):
         raise ValueError("a header field's value is one line of ASCII")
@@ -66,6 +72,33 @@ class WebSettings(TierSettings, UpstreamSettings):
 
     listen: Annotated[tuple[EndpointField, ...], Flag("HOST:PORT", "traffic")] = Field(
         (Endpoint("0.0.0.0", 8080),), min_length=1, description="answer HTTP here"
+    )
+    listen_tls: Annotated[tuple[EndpointField, ...], Flag("HOST:PORT", "traffic")] = Field(
+        (), description="answer HTTPS here, with the certificates of --tls"
+    )
+    tls: Annotated[tuple[Annotated[str, AfterValidator(_certificate)], ...], Flag("CERT,KEY", "traffic")] = (
+        Field(
+            (),
+            description="the files of a certificate with its chain, and of its key, in PEM. Of several, the one "
+            "that has the name a client asks for is shown; the first to all others. SIGHUP reads them again",
+        )
+    )
+    hsts: Annotated[int, Flag("SECONDS", "traffic")] = Field(
+        0,
+        ge=0,
+        description="tell clients that came by HTTPS to come by nothing else for so long "
+        "(Strict-Transport-Security); 0: not told",
+    )
+    workers: Annotated[int, Flag("N", "this process")] = Field(
+        1, ge=1, le=64, description="processes that serve side by side; as many as there are cores is most"
+    )
+    access_log: Annotated[Literal["off", "common", "combined", "json"], Flag(None, "this process")] = Field(
+        "off", description="a line for each request, in NCSA's formats or as a JSON object"
+    )
+    access_log_file: Annotated[Path | None, Flag("FILE", "this process")] = Field(
+        None,
+        description="append these lines to a file of their own, as they are (default: to the log, behind its usual "
+        "date and name); opened again on SIGUSR2",
     )
     root: Annotated[Annotated[Path, AfterValidator(_folder)] | None, Flag("DIR", "traffic")] = Field(
         None, description="serve the files below this folder (default: no files)"
@@ -121,8 +154,27 @@ class WebSettings(TierSettings, UpstreamSettings):
         description="close a connection to an application that is idle for so long; keep it below the "
         "application's own (Node's is 5)",
     )
+    error_limit: Annotated[int, Flag("N", "servers")] = Field(
+        10,
+        ge=0,
+        description="so many exchanges in a row that fail bring an application server down, until a check passes; "
+        "0: they do not count",
+    )
     tries: Annotated[int, Flag("N", "servers")] = Field(
         3, ge=1, le=100, description="try at most so many servers for one request"
+    )
+    accept_proxy: Annotated[tuple[NetworkField, ...], Flag("NETWORK", "clients")] = Field(
+        (),
+        description="connections from this network begin with a PROXY header, which names the client; those "
+        "without one are refused (a load balancer's --send-proxy)",
+    )
+    maxconn: Annotated[int, Flag("N", "clients")] = Field(
+        4096, ge=1, description="serve at most so many connections at a time, in each worker; others wait"
+    )
+    source_maxconn: Annotated[int, Flag("N", "clients")] = Field(
+        0,
+        ge=0,
+        description="at most so many of one IPv4 address or IPv6 /64, in each worker; more get a 503; 0: any",
     )
     max_body: Annotated[int, Flag("BYTES", "clients")] = Field(
         16 * 1024 * 1024, ge=0, description="refuse requests with a larger body (413)"
@@ -140,4 +192,14 @@ class WebSettings(TierSettings, UpstreamSettings):
     @model_validator(mode="after")
     def _can_check(self) -> Self:
         self.refuse_contradictions()
+        if bool(self.listen_tls) != bool(self.tls):
+            raise ValueError(
+                "--listen-tls and --tls: one says where, the other with which certificate; say both"
+            )
+        if self.hsts and not self.listen_tls:
+            raise ValueError("--hsts: nobody comes by HTTPS without --listen-tls")
+        if both := set(self.listen) & set(self.listen_tls):
+            raise ValueError(f"--listen-tls {both.pop()}: HTTP is spoken there (--listen)")
+        if self.access_log_file is not None and self.access_log == "off":
+            raise ValueError("--access-log-file: say as well in which format, --access-log combined")
         return self

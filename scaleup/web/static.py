@@ -1,8 +1,8 @@
 """Files as responses: small ones from memory, large ones from the page cache by sendfile.
 
 A file is opened once, with its variants (`.br`, `.gz`, or compressed here); what is small is read, and the fields
-of its responses are put together then. For a second it is answered without looking at the disk; then it is found
-again as if for the first time, in a thread.
+of its responses are put together then. For a second it is answered without looking at the disk; then a thread finds
+it again as if for the first time, once for all who ask meanwhile, and what has not changed is kept.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import mimetypes
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from urllib.parse import unquote_to_bytes
 
 from scaleup.web.cache import Cache, Entry, Variant
@@ -96,12 +97,13 @@ class Files:
         self._disk, self._fields, self._boundary = disk, tuple(fields), boundary
         self._caching, self._fallback = caching, fallback
         self._cache: Cache[File] = Cache(CACHE_BYTES)
+        self._loading: dict[str, asyncio.Future[Entry[File] | Folder]] = {}
         self._loop = asyncio.get_running_loop()
 
     def at_hand(self, request: Request) -> Reply | None:
         """From memory, without a look at what the target means; None: `respond` has to be asked."""
         head = request.head
-        if head.method not in METHODS:
+        if head.method not in METHODS or "#" in head.target:  # which `targets` refuses, in a query as well
             return None
         path = head.target.partition("?")[0]
         entry = self._cache.get(path, self._loop.time())
@@ -121,7 +123,9 @@ class Files:
             except Problem as problem:
                 if problem.status != 404 or self._fallback is None:
                     raise
-                entry = await self._load(self._fallback, _segments(self._fallback), is_folder=False)
+                entry = self._cache.get(self._fallback, self._loop.time())
+                if entry is None:
+                    entry = await self._load(self._fallback, _segments(self._fallback), is_folder=False)
         if isinstance(entry, Folder):
             return reply(301, [(b"Location", f"{path}/{target.query}".encode()), *self._fields])
         return self._answer(head, path, entry)
@@ -147,18 +151,37 @@ class Files:
 
     async def _load(self, path: str, segments: tuple[bytes, ...], *, is_folder: bool) -> Entry[File] | Folder:
         """Raises Problem."""
-        self._cache.drop(path)
-        entry = await self._loop.run_in_executor(None, self._read, path, segments, is_folder)
-        if isinstance(entry, Entry):
-            entry.fresh_until = self._loop.time() + FRESH_SECONDS
-            self._cache.put(path, entry)
-        return entry
+        loading = self._loading.get(path)
+        if loading is None:
+            before = self._cache.stale(path)
+            loading = self._loop.run_in_executor(None, self._read, path, segments, is_folder, before)
+            self._loading[path] = loading
+            loading.add_done_callback(partial(self._loaded, path))
+        try:
+            return await asyncio.shield(loading)  # who leaves takes it away from nobody
+        finally:
+            del (
+                loading
+            )  # it has the exception, which has this frame: files would stay open until they are collected
 
-    def _read(self, path: str, segments: tuple[bytes, ...], is_folder: bool) -> Entry[File] | Folder:
+    def _loaded(self, path: str, loading: asyncio.Future[Entry[File] | Folder]) -> None:
+        del self._loading[path]
+        if loading.cancelled() or loading.exception() or isinstance(entry := loading.result(), Folder):
+            self._cache.drop(path)
+        else:
+            now = self._loop.time()
+            entry.fresh_until = now + FRESH_SECONDS
+            self._cache.put(path, entry, now)
+
+    def _read(
+        self, path: str, segments: tuple[bytes, ...], is_folder: bool, before: Entry[File] | None
+    ) -> Entry[File] | Folder:
         """In a thread."""
         found = self._disk.find(segments, is_folder=is_folder)
         if isinstance(found, Folder):
             return found
+        if before is not None and before.made_of == found.identity:
+            return before
         content_type = _content_type(found.name)
         contents: dict[bytes, tuple[Version, bytes | File]] = {
             coding: (file.version, file.read(0, file.size) if file.size <= IN_MEMORY_BYTES else file)
@@ -176,6 +199,7 @@ class Files:
                 coding: _variant(content_type, coding, version, content, shared)
                 for coding, (version, content) in contents.items()
             },
+            found.identity,
         )
 
     def _shared(self, path: str, *, varies: bool) -> list[Field]:
@@ -270,6 +294,9 @@ class _Parts:
             sent += len(piece)
             await to.drain(to.loop.time() + seconds)
         return sent
+
+    def trailers(self) -> bytes:
+        return b""
 
     def close(self) -> None:
         """The file is closed with the last reference to it."""

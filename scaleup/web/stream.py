@@ -3,8 +3,12 @@
 asyncio's own streams cost three times as much and have no time-outs. Here each wait has a deadline and no timer
 of its own: the one timer of a direction is left armed when the wait ends, and looks again when it fires.
 
+Little is not sent at once but at the end of the loop's turn, so that what many connections have to say in it goes
+out in one go. A peer that waits is woken by the first send, which costs more than the send itself, and is awake
+for the others; else it would be asleep again while Python makes the next message (docs/decisions/0013).
+
 Bounds: reading pauses at READ_AHEAD_BYTES (the transport may add one read of its own, 256 KiB); writing, by
-`drain`, at the transport's high-water mark, 64 KiB.
+`drain`, at WRITE_AHEAD_BYTES, and SOON_BYTES or, by `send`, PIECE_BYTES.
 """
 
 from __future__ import annotations
@@ -17,6 +21,11 @@ import struct
 from typing import Protocol
 
 READ_AHEAD_BYTES = 64 * 1024
+WRITE_AHEAD_BYTES = 64 * 1024
+SOON_BYTES = 16 * 1024
+"""More than that goes out at once."""
+PIECE_BYTES = 64 * 1024
+"""Of what is at hand, no more waits for a peer at a time, and it has its time for so much, not for all of it."""
 SENDFILE_BYTES = 1024 * 1024
 """At once: a download on a fast network must not keep all others from their turns."""
 
@@ -40,7 +49,7 @@ class Wait:
 
     async def until(self, deadline: float) -> None:
         """Until `wake`. Raises TimeoutError at the deadline (of the loop's clock)."""
-        self._future = self._loop.create_future()
+        future = self._future = self._loop.create_future()
         self._deadline = deadline
         if self._timer is not None and self._timer.when() > deadline:
             self._timer.cancel()
@@ -48,9 +57,13 @@ class Wait:
         if self._timer is None:
             self._timer = self._loop.call_at(deadline, self._look)
         try:
-            await self._future
+            await future
         finally:
-            self._future = None
+            if self._future is future:  # else somebody waits already while this one is being cancelled
+                self._future = None
+            del (
+                future
+            )  # it has the exception, which has this frame: files would stay open until they are collected
 
     def wake(self) -> None:
         if self._future is not None and not self._future.done():
@@ -80,16 +93,18 @@ class Stream(asyncio.Protocol):
         self.received = b""
         """What has arrived and nobody took."""
         self.is_at_end = False
-        """The peer sends no more."""
+        """The peer has said that it sends no more."""
+        self.stays_open = False
+        """When the peer has ended: it may still be listening."""
         self.is_lost = False
-        self.was_reset = False
+        """For whatever reason: it may be we who closed it."""
+        self.written = 0
+        """Bytes, in all; what of them has reached the peer nobody knows."""
+        self.is_plain = True
+        """Without TLS."""
+        self._unsent = b""
         self._reads, self._may_write = True, True
         self._readable, self._writable = Wait(loop), Wait(loop)
-
-    @property
-    def is_plain(self) -> bool:
-        """Without TLS."""
-        return self.transport.get_extra_info("sslcontext") is None
 
     # ----- reading --------------------------------------------------------------------------------
 
@@ -103,27 +118,67 @@ class Stream(asyncio.Protocol):
         return data[:count]
 
     async def more(self, deadline: float) -> bool:
-        """Wait until more has arrived; False: there will be no more. Raises TimeoutError, ConnectionError."""
-        self._refuse_lost()
+        """Wait until more has arrived; False: the peer has ended. Raises TimeoutError, ConnectionError.
+
+        Its end counts although the connection may be lost since then; a connection that was lost without it broke
+        off, and nobody may take what came for all.
+        """
         if self.is_at_end:
             return False
-        if not self._reads:
-            self._reads = True
-            self.transport.resume_reading()
+        self._refuse_lost()
+        self.read_on()
         before = len(self.received)
         await self._readable.until(deadline)
         if len(self.received) > before:
             return True
-        if self.was_reset:
-            raise ConnectionResetError("the connection was reset")
+        if not self.is_at_end:
+            raise ConnectionResetError("the connection was lost")
         return False
+
+    def read_on(self) -> None:
+        """If reading has paused: else the peer's end, or what it sends unasked, would not be seen."""
+        if not self._reads:
+            self._reads = True
+            self.transport.resume_reading()
 
     # ----- writing --------------------------------------------------------------------------------
 
     def write(self, data: bytes) -> None:
         """Raises ConnectionError. To be followed by `drain` where there may be much."""
         self._refuse_lost()
-        self.transport.write(data)
+        self.written += len(data)
+        if self._unsent:
+            self._unsent += data
+        else:
+            self._unsent = data
+            self.loop.call_soon(self._send_unsent)
+        if len(self._unsent) > SOON_BYTES:
+            self._send_unsent()
+
+    def _send_unsent(self) -> None:
+        data, self._unsent = self._unsent, b""
+        if data and not self.is_lost:
+            self.transport.write(data)
+
+    def take_back(self, written: int) -> bool:
+        """Make `written` what it was, as if nothing had been said since; False when some of it has gone."""
+        kept = len(self._unsent) - (self.written - written)
+        if kept < 0:
+            return False
+        self._unsent, self.written = self._unsent[:kept], written
+        return True
+
+    def write_eof(self) -> None:
+        """There will be no more; where TLS is spoken only `close` can say so."""
+        self._send_unsent()
+        if not self.is_lost and self.transport.can_write_eof():
+            self.transport.write_eof()
+
+    async def send(self, data: bytes, seconds: float) -> None:
+        """Much, at the peer's pace. `seconds`: for each PIECE_BYTES. Raises TimeoutError, ConnectionError."""
+        for at in range(0, len(data), PIECE_BYTES):
+            self.write(data[at : at + PIECE_BYTES])
+            await self.drain(self.loop.time() + seconds)
 
     async def drain(self, deadline: float) -> None:
         """Until the transport takes more. Raises TimeoutError, ConnectionError."""
@@ -131,20 +186,33 @@ class Stream(asyncio.Protocol):
             await self._writable.until(deadline)
         self._refuse_lost()
 
+    @property
+    def has_unsent(self) -> bool:
+        """Whether anything that was written has not gone to the kernel."""
+        return not self.is_lost and bool(self._unsent or self.transport.get_write_buffer_size())
+
     async def flush(self, deadline: float) -> None:
         """Until all has gone to the kernel. Raises TimeoutError, ConnectionError."""
+        self._send_unsent()
         if self.transport.get_write_buffer_size():
             self.transport.set_write_buffer_limits(0)
             await self.drain(deadline)
-            self.transport.set_write_buffer_limits()
+            self.transport.set_write_buffer_limits(WRITE_AHEAD_BYTES)
 
     async def send_file(self, file: HasFileno, start: int, count: int, seconds: float) -> int:
         """From the page cache to the socket; uvloop has no sendfile. Returns how much was there.
 
         `seconds`: for each step. Raises TimeoutError, ConnectionError.
         """
-        await self.flush(self.loop.time() + seconds)
-        sent, source = 0, file.fileno()
+        self._cork(True)  # what was written before, a head, leaves with it: each send wakes the peer
+        try:
+            await self.flush(self.loop.time() + seconds)
+            return await self._send_file(file.fileno(), start, count, seconds)
+        finally:
+            self._cork(False)
+
+    async def _send_file(self, source: int, start: int, count: int, seconds: float) -> int:
+        sent = 0
         while sent < count:
             # Asked for each time: a connection that was lost has no descriptor any more, or somebody else has it.
             out = self.transport.get_extra_info("socket").fileno()
@@ -156,10 +224,16 @@ class Stream(asyncio.Protocol):
             if not done:
                 break
             sent += done
+            self.written += done
             if sent < count:
                 await asyncio.sleep(0)
                 self._refuse_lost()
         return sent
+
+    def _cork(self, on: bool) -> None:
+        """tcp(7): whether what does not fill a packet is kept back."""
+        if not self.is_lost:
+            self.transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, on)
 
     async def _until_writable(self, descriptor: int, deadline: float) -> None:
         """The transport has its own interest in the descriptor, and two parts of a loop may not share one."""
@@ -180,10 +254,12 @@ class Stream(asyncio.Protocol):
 
     def close(self) -> None:
         """When what was written has gone."""
+        self._send_unsent()
         self.transport.close()
 
     def abort(self) -> None:
         """Now, whatever is still to be written."""
+        self._unsent = b""
         self.transport.abort()
 
     def reset(self) -> None:
@@ -197,12 +273,13 @@ class Stream(asyncio.Protocol):
         with contextlib.suppress(OSError):  # closed already
             sock = self.transport.get_extra_info("socket")
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        self.transport.abort()
+        self.abort()
 
     # ----- asyncio.Protocol -----------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]
+        self.transport.set_write_buffer_limits(WRITE_AHEAD_BYTES)  # of TLS they would be eight times that
 
     def data_received(self, data: bytes) -> None:
         self.received = self.received + data if self.received else data
@@ -214,7 +291,7 @@ class Stream(asyncio.Protocol):
     def eof_received(self) -> bool:
         self.is_at_end = True
         self._readable.wake()
-        return False
+        return self.stays_open
 
     def pause_writing(self) -> None:
         self._may_write = False
@@ -224,8 +301,7 @@ class Stream(asyncio.Protocol):
         self._writable.wake()
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        self.is_lost, self.was_reset = True, exc is not None
-        self.is_at_end = True
+        self.is_lost = True
         self._readable.wake()
         self._writable.wake()
         self._readable.end()

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 Field = tuple[bytes, bytes]
 """A name and a value as they stood on the wire. Values are opaque (RFC 9110 §5.5): nothing is decoded."""
@@ -34,7 +35,6 @@ _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9]{2})(?: [^\r\n]*+)?\r\n")
 _FIELDS = re.compile(rb"(?:%b)*+\r\n" % _FIELD)
 _SPLIT = re.compile(rb"([^:]+):[ \t]*([^\r]*)\r\n")
 _FIRST_LINE_BEGUN = re.compile(rb"%b(?: [!-~]*+(?: [!-~]*+)?+)?+\r?" % _METHOD)
-_BARE_LF = re.compile(rb"(?<!\r)\n")
 _HOST = re.compile(rb"(?:[0-9A-Za-z._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
 
 
@@ -55,6 +55,10 @@ class RequestHead:
     is_http11: bool
     fields: list[Field]
     named: dict[bytes, bytes]
+
+    def line(self) -> bytes:
+        """The request line."""
+        return f"{self.method} {self.target} HTTP/1.{int(self.is_http11)}".encode("latin-1")
 
 
 @dataclass(slots=True)
@@ -100,7 +104,8 @@ def refuse_beginning(data: bytes) -> None:
     if len(data) > MAX_HEAD_BYTES:
         raise SyntaxFault(431, "The header fields are too large together.")
     is_line = _REQUEST_LINE.match(data) if is_whole else _FIRST_LINE_BEGUN.fullmatch(line)
-    if not is_line or _BARE_LF.search(data):
+    # Counted, because this is asked at every arrival, however little it brings.
+    if not is_line or data.count(b"\n") != data.count(b"\r\n"):
         raise SyntaxFault(400, "This is not HTTP as RFC 9112 has it.")
 
 
@@ -130,6 +135,7 @@ def _fields(block: bytes) -> tuple[list[Field], dict[bytes, bytes]]:
     return fields, named
 
 
-def members(value: bytes) -> list[bytes]:
+@lru_cache(256)  # there are few values of Connection, and each message has one
+def members(value: bytes) -> tuple[bytes, ...]:
     """The members of a list-based field, in lower case (RFC 9110 §5.6.1)."""
-    return [member for part in value.lower().split(b",") if (member := part.strip())]
+    return tuple([member for part in value.lower().split(b",") if (member := part.strip())])

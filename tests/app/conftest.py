@@ -16,6 +16,7 @@ from needs import requires
 from scaleup.app.migrate import migrate
 from scaleup.app.pool import Pool
 from scaleup.app.store import Store
+from scaleup.app.transactions import Transactions
 
 ENGINES = [pytest.param("mariadb", marks=requires("mariadbd")), "embedded"]
 
@@ -67,7 +68,7 @@ async def pool(database: DatabaseServer) -> AsyncIterator[Pool]:
 @pytest.fixture
 async def store(pool: Pool) -> Store:
     await migrate(pool)
-    return Store(pool)
+    return Store(Transactions(pool, chance=lambda: 0.5))
 
 
 @pytest.fixture

@@ -16,11 +16,16 @@ from scaleup.net.addresses import Endpoint
         ("mysql://u@10.0.0.41:3307/d", DatabaseAddress("u", Endpoint("10.0.0.41", 3307), "d")),
         ("mysql://u@db.example/d", DatabaseAddress("u", Endpoint("db.example", 3306), "d")),
         ("mysql://u@[::1]:1/d", DatabaseAddress("u", Endpoint("::1", 1), "d")),
+        (
+            "mysql://u@a:1,[::1],b/d",
+            DatabaseAddress("u", Endpoint("a", 1), "d", (Endpoint("::1", 3306), Endpoint("b", 3306))),
+        ),
         ("mysql://a%40b@h/d", DatabaseAddress("a@b", Endpoint("h", 3306), "d")),
     ],
 )
 def test_the_parts_of_a_url(text: str, address: DatabaseAddress) -> None:
     assert DatabaseAddress.parse(text) == address
+    assert str(Endpoint.parse(str(address.endpoint))) in str(address)
 
 
 @pytest.mark.parametrize(
@@ -36,6 +41,8 @@ def test_the_parts_of_a_url(text: str, address: DatabaseAddress) -> None:
         ("mysql://u@h/d/e", "no database"),
         ("mysql://u@h/d?ssl=1", "after the database"),
         ("mysql://u@h:x/d", "not a port"),
+        ("mysql://u@h,h:3306/d", "twice"),
+        ("mysql://u@h,/d", "."),
     ],
 )
 def test_what_is_wrong_with_a_url(text: str, why: str) -> None:

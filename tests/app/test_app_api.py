@@ -9,7 +9,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from app_harness import App, until
+from app_harness import App, run_app, until
 from database_servers import DatabaseServer
 
 URL = "https://example.org/?q=1"
@@ -127,8 +127,9 @@ async def test_following_a_link_counts(app: App) -> None:
         assert response.headers["Cache-Control"] == "no-store"
     _, response = await answer(app, "HEAD", f"/l/{code}", 302)  # a preview
     assert response.headers["Location"] == URL
-    link, _ = await answer(app, "GET", f"/api/links/{code}", 200)
-    assert link["clicks"] == 3
+    async with asyncio.timeout(5):
+        while (await answer(app, "GET", f"/api/links/{code}", 200))[0]["clicks"] != 3:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
 
 
 async def test_a_url_goes_into_the_location_byte_for_byte(app: App) -> None:
@@ -136,6 +137,34 @@ async def test_a_url_goes_into_the_location_byte_for_byte(app: App) -> None:
     code = await app.add(url)
     _, response = await answer(app, "GET", f"/l/{code}", 302)
     assert response.headers["Location"] == url
+
+
+async def test_a_link_that_is_known_already_is_not_sent_again(app: App) -> None:
+    code = await app.add(URL)
+    _, response = await answer(app, "GET", f"/api/links/{code}", 200)
+    tag = response.headers["ETag"]
+    for known in (tag, f'"x", W/{tag}', "*"):
+        headers = {"If-None-Match": known}
+        _, response = await answer(app, "GET", f"/api/links/{code}", 304, headers=headers)
+        assert response.headers["ETag"] == tag
+    await answer(app, "GET", f"/api/links/{code}", 200, headers={"If-None-Match": '"x"'})
+
+
+async def test_a_request_with_a_key_may_be_sent_again(app: App) -> None:
+    headers = {"Idempotency-Key": '"8e03978e-40d5-43dd-bc93-6894a57f9324"'}
+    first, response = await answer(app, "POST", "/api/links", 201, json={"url": URL}, headers=headers)
+    again, repeated = await answer(app, "POST", "/api/links", 201, json={"url": URL}, headers=headers)
+    assert again == first
+    assert repeated.headers["Location"] == response.headers["Location"] == f"/api/links/{first['code']}"
+    page, _ = await answer(app, "GET", "/api/links", 200)
+    assert len(page["links"]) == 1
+    body = {"url": URL, "code": "other"}
+    problem, _ = await answer(app, "POST", "/api/links", 422, json=body, headers=headers)
+    assert problem["field"] == "Idempotency-Key"
+    for bad in ("", "a b", "x" * 256, '"a"b"'):
+        headers = {"Idempotency-Key": bad}
+        problem, _ = await answer(app, "POST", "/api/links", 400, json={"url": URL}, headers=headers)
+        assert problem["field"] == "Idempotency-Key"
 
 
 async def test_deleting_a_link(app: App) -> None:
@@ -181,6 +210,27 @@ async def test_who_am_i(app: App, database: DatabaseServer) -> None:
     headers = {"X-Forwarded-For": "198.51.100.7, 203.0.113.9, 10.1.2.3"}
     who, _ = await answer(app, "GET", "/api/whoami", 200, headers=headers)
     assert who["client"] == {"address": "203.0.113.9"}
+
+
+async def test_a_request_keeps_its_id_or_gets_one(app: App) -> None:
+    _, response = await answer(app, "GET", "/api/links/x", 404, headers={"X-Request-Id": "web1-7.a_b"})
+    assert response.headers["X-Request-Id"] == "web1-7.a_b"
+    own = []
+    for given in ("", "a b", "x" * 65, "ä"):
+        _, response = await answer(app, "GET", "/api/whoami", 200, headers={"X-Request-Id": given})
+        own.append(response.headers["X-Request-Id"])
+    assert len(set(own)) == 4
+    assert all(re.fullmatch("[0-9a-f]{16}", each) for each in own)
+
+
+async def test_the_log_says_which_request(database: DatabaseServer, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="scaleup.app.access")
+    async with run_app(database, access_log=True) as app:
+        await app.until_ready()
+        await answer(app, "GET", "/l/nosuch", 404, headers={"X-Request-Id": "abc-7"})
+        (line,) = [record.getMessage() for record in caplog.records if "/l/nosuch" in record.getMessage()]
+        assert '"GET /l/nosuch HTTP/1.1" 404' in line
+        assert line.endswith("request abc-7")
 
 
 async def test_health_and_readiness(app: App) -> None:

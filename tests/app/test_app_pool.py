@@ -15,7 +15,13 @@ from needs import requires
 from pymysql.err import OperationalError, ProgrammingError
 
 from scaleup.app.address import DatabaseAddress
-from scaleup.app.pool import DatabaseAwayError, DatabaseBusyError, DatabaseRefusesError, Pool
+from scaleup.app.outcomes import (
+    DatabaseAwayError,
+    DatabaseBusyError,
+    DatabaseOverloadedError,
+    DatabaseRefusesError,
+)
+from scaleup.app.pool import Pool
 from scaleup.net.addresses import Endpoint
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], object]
@@ -262,3 +268,78 @@ def test_the_password_of_these_tests_is_one_that_goes_wrong_easily() -> None:
     assert not PASSWORD.isascii()
     assert "'" in PASSWORD
     assert "\\" in PASSWORD
+
+
+async def test_the_first_connections_are_made_before_they_are_needed(database: DatabaseServer) -> None:
+    async with make_pool(database) as pool:
+        await pool.warm()
+        assert pool.idle == 2
+        await pool.warm()
+        await ask(pool)
+        assert pool.opened == 2
+
+
+async def test_an_old_connection_is_replaced(
+    database: DatabaseServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with make_pool(database) as pool:
+        first = await ask(pool, "SELECT CONNECTION_ID()")
+        assert await ask(pool, "SELECT CONNECTION_ID()") == first
+        monkeypatch.setattr("scaleup.app.pool.MAX_AGE_SECONDS", 0.0)
+        assert await ask(pool, "SELECT CONNECTION_ID()") != first
+        assert (pool.opened, pool.idle) == (2, 1)
+
+
+async def test_who_waits_for_a_connection_too_long_is_told_so(database: DatabaseServer) -> None:
+    async with make_pool(database, size=1, timeout=0.2) as pool:
+        reasons: list[str] = []
+        pool.on_away = reasons.append
+        async with pool.cursor(0.19):
+            begun = time.monotonic()
+            with pytest.raises(DatabaseOverloadedError, match=r"in use for 0\.05 s"):
+                async with pool.cursor(0.1):
+                    pass
+            assert time.monotonic() - begun < 0.15
+        assert (pool.refused, pool.waiting, reasons) == (1, 0, [])
+
+
+@requires("mariadbd")
+async def test_who_would_wait_too_long_is_not_let_in(mariadb: DatabaseServer) -> None:
+    """Uses of 50 ms, one connection: who would be the tenth has no hope, and is told so at once."""
+    async with make_pool(mariadb, size=1, timeout=1.0) as pool:
+        for _ in range(60):  # until the average is known; it begins at nothing
+            pool._mean_use_seconds += (0.05 - pool._mean_use_seconds) / 8
+        begun = time.monotonic()
+        results = await asyncio.gather(
+            *(ask(pool, "SELECT SLEEP(0.05) + 1") for _ in range(40)), return_exceptions=True
+        )
+        refused = [result for result in results if isinstance(result, DatabaseOverloadedError)]
+        assert 25 <= len(refused) < 40
+        assert pool.refused == len(refused)
+        assert time.monotonic() - begun < 1.0  # those that were let in were all served
+        assert [result for result in results if result not in refused] == [1] * (40 - len(refused))
+
+
+@requires("mariadbd")
+async def test_the_server_itself_ends_what_nobody_waits_for(mariadb: DatabaseServer) -> None:
+    async with make_pool(mariadb, timeout=5.0) as pool:
+        assert await ask(pool, "SELECT @@max_statement_time") == 5.0
+        assert await ask(pool, "SELECT @@innodb_lock_wait_timeout") == 5
+        async with pool.cursor(60.0) as cursor:
+            await cursor.execute("SELECT @@max_statement_time")
+            assert await cursor.fetchone() == (60.0,)
+        assert pool.idle == 1  # the one that may do more is not kept
+        with pytest.raises(DatabaseBusyError, match="took too long"):
+            await ask(pool, "SET STATEMENT max_statement_time = 0.01 FOR SELECT SLEEP(1), 1 FROM seq_1_to_9")
+
+
+@requires("mariadbd")
+async def test_a_slow_query_is_told(
+    mariadb: DatabaseServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("scaleup.app.pool.SLOW_QUERY_SECONDS", 0.02)
+    async with make_pool(mariadb) as pool:
+        async with pool.cursor() as cursor:
+            await cursor.execute("SELECT\n  SLEEP(%s)", (0.03,))
+        (record,) = [record for record in caplog.records if "slow query" in record.message]
+        assert record.message.endswith(" ms, request -: SELECT SLEEP(%s)")  # without what the user sent

@@ -34,7 +34,12 @@ def start(*arguments: str, password: str = PASSWORD) -> subprocess.Popen[str]:
 
 def fails(*arguments: str, password: str = PASSWORD) -> tuple[int, str]:
     process = start(*arguments, password=password)
-    _, said = process.communicate(timeout=10)
+    try:
+        _, said = process.communicate(timeout=10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        raise
     assert "Traceback" not in said
     return process.returncode, said
 

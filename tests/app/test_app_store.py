@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import pytest
 from database_servers import DatabaseServer
 
+from scaleup.app.idempotency import Key, KeyReusedError
 from scaleup.app.links import Link
 from scaleup.app.pool import Pool
 from scaleup.app.store import CodeTakenError, Store
@@ -39,8 +40,8 @@ async def test_a_code_is_given_once(store: Store) -> None:
 async def test_upper_and_lower_case_are_two_codes(store: Store) -> None:
     await store.add("abc", URL, NOW)
     await store.add("ABC", "https://other.example/", NOW)
-    assert await store.visit("abc") == URL
-    assert await store.visit("ABC") == "https://other.example/"
+    assert await store.url("abc") == URL
+    assert await store.url("ABC") == "https://other.example/"
     assert await store.get("Abc") is None
 
 
@@ -70,15 +71,63 @@ async def test_deleting(store: Store) -> None:
     assert await store.get("abc") == again
 
 
-async def test_visits_are_counted_each(store: Store) -> None:
+async def test_clicks_are_added_each(store: Store) -> None:
     await store.add("abc", URL, NOW)
+    await store.add("other", URL, NOW)
     async with asyncio.TaskGroup() as tasks:
-        visits = [tasks.create_task(store.visit("abc")) for _ in range(20)]
-    assert {visit.result() for visit in visits} == {URL}
+        for _ in range(20):
+            tasks.create_task(store.count_clicks({"abc": 2, "gone": 1}))
     link = await store.get("abc")
     assert link is not None
-    assert link.clicks == 20
-    assert await store.visit("nosuch") is None
+    assert link.clicks == 40
+    other = await store.get("other")
+    assert other is not None
+    assert other.clicks == 0
+    assert await store.url("nosuch") is None
+
+
+KEY = Key("k1", "fingerprint")
+
+
+async def test_a_key_is_answered_as_the_first_time_and_done_once(store: Store) -> None:
+    assert await store.add_once(KEY, "first", "abc", URL, NOW) == "first"
+    assert await store.add_once(KEY, "second", "def", URL, NOW) == "first"
+    assert [link.code for link in await store.page(10)] == ["abc"]
+    assert await store.delete("abc")
+    assert await store.add_once(KEY, "third", "abc", URL, NOW) == "first"  # what happened since is no matter
+
+
+async def test_one_key_many_times_at_once_is_done_once(store: Store) -> None:
+    answers = await asyncio.gather(
+        *(store.add_once(KEY, f"{number}", f"c{number}", URL, NOW) for number in range(8))
+    )
+    (link,) = await store.page(10)
+    assert set(answers) == {link.code.removeprefix("c")}
+
+
+async def test_a_key_with_another_request_is_a_mistake(store: Store) -> None:
+    await store.add_once(KEY, "first", "abc", URL, NOW)
+    with pytest.raises(KeyReusedError):
+        await store.add_once(Key("k1", "other"), "second", "def", URL, NOW)
+    assert await store.get("def") is None
+
+
+async def test_a_key_whose_link_cannot_be_stored_is_not_kept(store: Store) -> None:
+    await store.add("abc", URL, NOW)
+    with pytest.raises(CodeTakenError):
+        await store.add_once(KEY, "first", "abc", URL, NOW)
+    assert await store.add_once(KEY, "second", "def", URL, NOW) == "second"
+
+
+async def test_old_keys_are_forgotten(store: Store) -> None:
+    assert await store.forget_keys(NOW) == 0
+    for number in range(3):
+        created = NOW + timedelta(seconds=number)
+        await store.add_once(Key(f"k{number}", "f"), "first", f"c{number}", URL, created)
+    assert await store.forget_keys(NOW + timedelta(seconds=2)) == 2
+    assert await store.forget_keys(NOW + timedelta(seconds=2)) == 0
+    assert await store.add_once(Key("k2", "f"), "again", "new", URL, NOW) == "first"
+    assert await store.add_once(Key("k0", "f"), "again", "new", URL, NOW) == "again"
 
 
 async def test_who_answers(store: Store, database: DatabaseServer) -> None:
@@ -103,7 +152,7 @@ async def test_concurrent_writers_of_one_code(store: Store) -> None:
 async def test_the_longest_link(store: Store) -> None:
     url = "https://example.org/".ljust(2048, "x")
     await store.add("x" * 32, url, NOW)
-    assert await store.visit("x" * 32) == url
+    assert await store.url("x" * 32) == url
 
 
 async def test_the_pool_has_everything_back(store: Store, pool: Pool) -> None:

@@ -202,6 +202,7 @@ def test_a_third_host_hears_advertisements_and_announcements_in_order() -> None:
         assert {one.priority for one in heard if isinstance(one, Advertisement)} == {100}
 
 
+@pytest.mark.beside
 @requires("ip", "keepalived", "haproxy")
 @NAMESPACES
 @pytest.mark.slow

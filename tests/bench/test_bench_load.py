@@ -81,6 +81,23 @@ def run(generator: Generator, seconds: float) -> Generator:
     return generator
 
 
+def test_what_is_posted_comes_with_its_length() -> None:
+    received = []
+
+    def conversation(sock: socket.socket) -> None:
+        for _ in range(2):  # to warm up, and one that counts
+            received.append(sock.recv(1 << 16))
+            sock.sendall(b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n")
+
+    with answering(conversation) as address:
+        generator = Generator(address, "/api/links", 1, 100.0, False, '{"url": "ä"}')
+        assert run(generator, 0.01).answered == 1
+    head, _, body = received[1].partition(b"\r\n\r\n")
+    assert head.startswith(b"POST /api/links HTTP/1.1\r\n")
+    assert b"Content-Type: application/json\r\nContent-Length: 13" in head
+    assert body.decode() == '{"url": "ä"}'
+
+
 @pytest.mark.parametrize("size", [0, 1, 16384, 300_000])
 def test_the_server_answers_as_many_bytes(server: tuple[str, int], size: int) -> None:
     header, _, body = ask(server, b"GET /%d HTTP/1.1\r\nConnection: close\r\n\r\n" % size).partition(

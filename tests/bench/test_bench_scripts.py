@@ -102,6 +102,18 @@ def test_web(room: Path) -> None:
 
 
 @pytest.mark.slow
+@requires("mariadbd", "node", "npm")
+def test_app(room: Path) -> None:
+    room.chmod(0o1777)  # as /tmp: when root starts it, the database has a user of its own, and files there
+    flags = ("--quick", "--seconds", "0.05", "--connections", "2", "--workers", "2")
+    record = measured(room, "app", *flags)
+    assert [case.work for case in record.cases] == ["redirect", "read", "create"]
+    for case in record.cases:
+        assert list(case.rounds) == ["scaleup", "express", "flask", "scaleup again"]
+        assert all(value > 0 for rounds in case.rounds.values() for one in rounds for value in one.values())
+
+
+@pytest.mark.slow
 @requires("strace")
 def test_profile(room: Path) -> None:
     record = measured(room, "profile", *SHORT)
@@ -211,6 +223,7 @@ def test_ctrl_c_leaves_nothing_behind(room: Path) -> None:
     [
         ("proxy", ("--against", "varnish"), "no varnish: choose from haproxy, nginx, streams"),
         ("web", ("--against", "haproxy"), "no haproxy: choose from nginx"),
+        ("app", ("--against", "nginx"), "no nginx: choose from express, flask"),
         ("proxy", ("--only", "request"), "no request: choose from requests, concurrency"),
         ("proxy", ("--target", "10.0.0.1"), "write HOST:PORT"),
         (
@@ -233,7 +246,7 @@ def test_a_wrong_flag_is_said_in_a_line(room: Path, script: str, flags: tuple[st
 @pytest.mark.parametrize(
     "script",
     [
-        *("proxy", "web", "profile", "logs", "idle", "stack", "scale", "failover", "saturated"),
+        *("proxy", "web", "app", "profile", "logs", "idle", "stack", "scale", "failover", "saturated"),
         *("report", "generator", "transfer", "server", "attempts"),
     ],
 )

@@ -18,7 +18,7 @@ from database_servers import PASSWORD, DatabaseServer
 from pymysql.cursors import Cursor
 
 from scaleup.app.migrate import _CREATE_HISTORY, migrations
-from scaleup.app.store import COUNT_CLICK, DELETE, INSERT, NEWEST, OLDER, SELECT, SELECT_URL
+from scaleup.app.store import COUNT_CLICKS, DELETE, INSERT, NEWEST, OLDER, SELECT, SELECT_URL, for_many
 
 NOW = datetime(2026, 1, 31, 12, 0, 0, 123456)
 URL = "https://example.org/"
@@ -121,7 +121,7 @@ def test_values_come_back_as_they_were(client: Client) -> None:
 )
 def test_strings_are_escaped(client: Client, text: str) -> None:
     client(INSERT, "a", text, NOW)
-    assert client(SELECT_URL, "a") == ((text,),)
+    assert client(SELECT_URL, "a") == (("a", text),)
     assert client("SELECT id FROM links WHERE url = %s", text) != ()
 
 
@@ -135,14 +135,15 @@ def test_codes_compare_by_bytes(client: Client) -> None:
     add(client, "abc")
     add(client, "ABC")
     assert client(SELECT_URL, "Abc") == ()
+    assert client(for_many(SELECT_URL, 3), "Abc", "abc", "aBc") == (("abc", URL),)
     client.fails(1062, INSERT, "abc ", URL, NOW)  # but without trailing spaces
 
 
 def test_updates_and_deletes_count_rows(client: Client) -> None:
     add(client, "a")
-    client(COUNT_CLICK, "a")
+    client(COUNT_CLICKS, 1, "a")
     assert client.cursor.rowcount == 1
-    client(COUNT_CLICK, "b")
+    client(COUNT_CLICKS, 1, "b")
     assert client.cursor.rowcount == 0
     client("UPDATE links SET url = %s WHERE code = %s", URL, "a")
     assert client.cursor.rowcount == 0  # it was that already
@@ -265,10 +266,10 @@ def test_writers_wait_for_each_other(clients: tuple[Client, Client]) -> None:
     one, two = clients
     add(one, "a")
     one.connection.begin()
-    one(COUNT_CLICK, "a")
+    one(COUNT_CLICKS, 1, "a")
     with ThreadPoolExecutor() as threads:
-        threads.submit(two, COUNT_CLICK, "a")
-        one(COUNT_CLICK, "a")
+        threads.submit(two, COUNT_CLICKS, 1, "a")
+        one(COUNT_CLICKS, 1, "a")
         one.connection.commit()
     assert one("SELECT clicks FROM links") == ((3,),)
 
@@ -279,7 +280,7 @@ def test_counting_from_many_connections_loses_nothing(client: Client, database: 
     def count() -> None:
         with database.connection() as connection:
             for _ in range(20):
-                Client(connection)(COUNT_CLICK, "a")
+                Client(connection)(COUNT_CLICKS, 1, "a")
 
     with ThreadPoolExecutor(5) as threads:
         for _ in range(5):

@@ -64,7 +64,7 @@ class Cluster:
     def serves(self) -> bool:
         with self.host("client").entered():
             try:
-                assert_serves(VIP)
+                assert_serves(VIP, client="10.0.0.99")
             except (OSError, http.client.HTTPException, AssertionError) as error:
                 print(f"not yet: {error!r}")
                 return False
@@ -98,7 +98,7 @@ def our_election(cluster: Cluster, host: Host) -> None:
 def haproxy(cluster: Cluster, host: Host) -> None:
     def on_hosts(text: str) -> str:
         text = text.replace("bind 127.0.0.101:8080", f"bind {VIP}:80 transparent")
-        return re.sub(r"(server \w+) 127\.0\.0\.", r"\1 10.0.0.", text)
+        return re.sub(r"(server \w+) 127\.0\.0\.(.*)", r"\1 10.0.0.\2 send-proxy-v2 check-send-proxy", text)
 
     cluster.theirs(host, "haproxy", "-db", "-f", cluster.file("haproxy.cfg", on_hosts))
 
@@ -128,7 +128,8 @@ def our_web(cluster: Cluster, host: Host) -> None:
 
 def nginx(cluster: Cluster, host: Host) -> None:
     def on_hosts(text: str) -> str:
-        text = text.replace("listen 127.0.0.29:8080", "listen 8080").replace("127.0.0.", "10.0.0.")
+        told = "listen 8080 proxy_protocol; set_real_ip_from 10.0.0.0/24; real_ip_header proxy_protocol"
+        text = text.replace("listen 127.0.0.29:8080", told).replace("127.0.0.", "10.0.0.")
         return text.replace("/tmp/scaleup-nginx", f"{cluster.folder}/{host.name}-nginx")
 
     path = cluster.file("nginx.conf", on_hosts, host)

@@ -172,13 +172,17 @@ def test_root_commands_at_the_runtime_socket(machine: Machine) -> None:
 
 
 @on_a_machine
-def test_a_reload_is_a_reload(machine: Machine) -> None:
+@pytest.mark.parametrize(
+    ("tier", "break_it"),
+    [("lb", "s/^workers = 2/workers = two/"), ("web", 's/^root = "site"/root = "nowhere"/')],
+)
+def test_a_reload_is_a_reload(machine: Machine, tier: str, break_it: str) -> None:
     """The process stays; systemd sees RELOADING and READY. A bad file is an error of `systemctl reload`."""
-    unit, file = unit_of("lb"), "/etc/scaleup/cluster.toml"
+    unit, file = unit_of(tier), "/etc/scaleup/cluster.toml"
     pid = machine.show(unit, "MainPID")
     machine.run("systemctl", "reload", unit)
     until(lambda: "INFO    reloaded" in machine.log(unit), "the reload is done", machine)
-    machine.run("sed", "-i.good", "s/^workers = 2/workers = two/", file)
+    machine.run("sed", "-i.good", break_it, file)
     try:
         refused = machine.run("systemctl", "reload", unit, check=False)
         assert refused.returncode != 0
@@ -220,7 +224,7 @@ def test_a_stop_drains_and_hands_over(machine: Machine) -> None:
     assert machine.show(unit, "Result") == "success"  # not killed by the time-out
     said = machine.log()[len(before) :]
     assert "active → initialize: stopped" in said
-    assert "left to the node" not in said  # as a worker says when it gets the signal, too
+    assert "left to the parent" not in said  # as a worker says when it gets the signal, too
     assert machine.run("ip", "-o", "address", "show", "to", "10.0.0.100").stdout == ""
 
 

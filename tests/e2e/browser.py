@@ -24,7 +24,7 @@ import aiohttp
 
 from scaleup.processes.tasks import Tasks
 
-START_SECONDS = 10.0
+START_SECONDS = 60.0  # from a cold disk
 STEP_SECONDS = 15.0
 
 _OPTIONS = (

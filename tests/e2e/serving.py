@@ -10,10 +10,13 @@ SECONDS = 5.0
 
 
 def ask(host: str, method: str, path: str, body: object = None) -> tuple[int, http.client.HTTPMessage, bytes]:
-    """A request on a connection of its own. Raises OSError and http.client.HTTPException."""
+    """A request on a connection of its own; a body that is not bytes is sent as JSON.
+
+    Raises OSError and http.client.HTTPException.
+    """
     connection = http.client.HTTPConnection(host, timeout=SECONDS)
     try:
-        sent = None if body is None else json.dumps(body)
+        sent = body if body is None or isinstance(body, bytes) else json.dumps(body)
         connection.request(method, path, sent, {"Content-Type": "application/json"} if sent else {})
         response = connection.getresponse()
         return response.status, response.headers, response.read()
@@ -21,8 +24,11 @@ def ask(host: str, method: str, path: str, body: object = None) -> tuple[int, ht
         connection.close()
 
 
-def assert_serves(host: str, served_by: str = "") -> None:
-    """The page; a link made, found, followed and deleted. `host`: HOST:PORT; `served_by`: part of X-Served-By."""
+def assert_serves(host: str, served_by: str = "", client: str = "") -> None:
+    """The page; a link made, found, followed and deleted.
+
+    `host`: HOST:PORT; `served_by`: part of X-Served-By; `client`: the address that the application sees.
+    """
     status, _, page = ask(host, "GET", "/")
     assert (status, b"<html" in page) == (200, True)
     status, headers, body = ask(host, "POST", "/api/links", {"url": TARGET})
@@ -35,3 +41,6 @@ def assert_serves(host: str, served_by: str = "") -> None:
     assert (status, headers["Location"]) == (302, TARGET)
     status, _, _ = ask(host, "DELETE", f"/api/links/{code}")
     assert status == 204
+    if client:
+        _, _, body = ask(host, "GET", "/api/whoami")
+        assert json.loads(body)["client"]["address"] == client

@@ -115,7 +115,7 @@ async def test_shows_who_served(page: Page) -> None:
     assert await page.evaluate("document.querySelectorAll('.tiers .lit').length") == 4
     assert await page.evaluate("document.querySelectorAll('#wires .lit').length") == 3
     assert "embedded" in await page.text("#who-database")
-    assert await page.text("#who-client") == "127.0.83.11"
+    assert await page.text("#who-client") == "127.0.0.1"
 
 
 async def test_a_problem_is_told_beside_its_field(page: Page) -> None:

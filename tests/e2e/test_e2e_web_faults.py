@@ -12,6 +12,7 @@ import json
 import os
 import select
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -32,7 +33,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 RATE = 150.0
 """Requests a second; every second one is a POST."""
 
-BEFORE_SECONDS, FAULT_SECONDS, AFTER_SECONDS = 2.0, 3.0, 1.5
+BEFORE_SECONDS, FAULT_SECONDS, AFTER_SECONDS = 1.5, 2.0, 1.5
 RESPONSE_SECONDS, CONNECT_SECONDS, TRIES = 0.6, 0.5, 2
 LATE_SECONDS = 1.0
 """What a busy machine may add to a deadline."""
@@ -41,7 +42,7 @@ DEADLINE_SECONDS = TRIES * (RESPONSE_SECONDS + CONNECT_SECONDS) + LATE_SECONDS
 NOISE_SECONDS = 0.05
 """A p99 below it says more of the scheduler than of the web tier."""
 
-GAP_SECONDS = 0.5
+GAP_SECONDS = SLICE_SECONDS = 0.5
 
 PROGRAM = Path(__file__).parents[1] / "web" / "misbehaving.py"
 
@@ -120,10 +121,8 @@ class Stand:
 
     def held(self) -> tuple[int, float, float]:
         """Sockets that are open, requests in progress, connections of clients."""
-        tree = [psutil.Process(self._process.process.pid)]
-        tree += tree[0].children(recursive=True)
         sockets = 0
-        for one in tree:
+        for one in self._tree():
             for name in os.listdir(f"/proc/{one.pid}/fd"):
                 with contextlib.suppress(OSError):
                     sockets += os.readlink(f"/proc/{one.pid}/fd/{name}").startswith("socket:")
@@ -140,8 +139,12 @@ class Stand:
                 raise AssertionError(f"held {held}, before {to}: {self._connections()}")
             time.sleep(LOOK_SECONDS)
 
+    def _tree(self) -> list[psutil.Process]:
+        parent = psutil.Process(self._process.process.pid)
+        return [parent, *parent.children(recursive=True)]
+
     def _connections(self) -> list[str]:
-        found = psutil.Process(self._process.process.pid).net_connections("all")
+        found = [it for one in self._tree() for it in one.net_connections("all")]
         return [f"{one.laddr} → {one.raddr} {one.status}" for one in found]
 
     def _metric(self, name: str) -> float:
@@ -178,7 +181,10 @@ def plan(number: int) -> Ask:
     path = f"/api/{number}"
     if number // 2 % 2:  # not every second one, as the applications take turns
         return Ask("GET", path, expected=body_of(path))
-    return Ask("POST", path, b"x" * 100, body_of(path), good=(201,))
+    body = b"x" * (
+        number // 4 % 2 * 100
+    )  # without a body, nothing but the rule keeps it from being sent again
+    return Ask("POST", path, body, body_of(path), good=(201,))
 
 
 def by(attempts: list[Attempt], application: Application, method: str) -> list[Attempt]:
@@ -193,11 +199,28 @@ def by(attempts: list[Attempt], application: Application, method: str) -> list[A
     ]
 
 
+def usual_p99(attempts: list[Attempt]) -> float:
+    """The median of the p99s of each half second: what a fault does it does all the while, and what another process
+    of this machine does to a single one says nothing.
+    """
+    slices: dict[int, list[Attempt]] = {}
+    for attempt in attempts:
+        slices.setdefault(int(attempt.began / SLICE_SECONDS), []).append(attempt)
+    return statistics.median(percentile(some, 99) for some in slices.values())
+
+
 CUT_OFF = ("reset", "short", "chunk")
 """Faults in the middle of a body, when its head has gone to the client: nothing but an end that is seen is left."""
 
 
-@pytest.mark.parametrize("fault", ["kill", "hang", "silent", "slow", *CUT_OFF, "garbage", "framing"])
+# Each takes 7 s: those that are told from another by a small thing only are for `make soak`.
+@pytest.mark.parametrize(
+    "fault",
+    [
+        *("kill", "hang", "slow", "chunk", "garbage"),
+        *(pytest.param(it, marks=pytest.mark.soak) for it in ("silent", "reset", "short", "framing")),
+    ],
+)
 async def test_a_fault_of_an_application_under_load(stand: Stand, fault: str) -> None:
     held = stand.held()
     async with Visitors(stand.address, RATE, plan) as visitors:
@@ -210,9 +233,10 @@ async def test_a_fault_of_an_application_under_load(stand: Stand, fault: str) ->
         repaired = visitors.now
         await asyncio.sleep(AFTER_SECONDS)
         ended = visitors.now
-    before, during = visitors.between(began, failing), visitors.between(failing, repaired)
+    before = [a for a in visitors.between(began, failing) if a.began + a.seconds < failing]
+    during = visitors.between(failing, repaired)
     bad = [a for a in visitors.attempts if not a.ok]
-    calm, troubled = (percentile(by(some, stand.sound, "POST"), 99) for some in (before, during))
+    calm, troubled = (usual_p99(by(some, stand.sound, "POST")) for some in (before, during))
     print(
         f"\n{fault}: {len(during)} asked, not ok {dict(Counter(outcome(a) for a in bad))}, "
         f"gap {longest_gap(visitors.attempts) * 1000:.0f} ms, "

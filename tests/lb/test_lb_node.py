@@ -387,7 +387,7 @@ def test_a_worker_that_is_told_to_stop_by_others_than_its_node_goes_on(
     with Client(plain) as client:
         client.greeting()
         node.child(WORKER).terminate()
-        node.says("SIGTERM: left to the node")
+        node.says("SIGTERM: left to the parent")
         client.echo()
     first_answer(plain)
 

@@ -142,7 +142,7 @@ def test_a_file_that_cannot_be_opened_again_stays(tmp_path: Path) -> None:
         logs.reopen()
         log.info("afterwards")
     first, second = (moved / "log").read_text().splitlines()
-    assert first.endswith(f"--log-file {folder / 'log'} cannot be opened again: No such file or directory")
+    assert first.endswith(f"{folder / 'log'} cannot be opened again: No such file or directory")
     assert second.endswith("afterwards")
 
 

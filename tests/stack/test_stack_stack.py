@@ -16,6 +16,7 @@ from scaleup.errors import StartupError
 from scaleup.net.addresses import Endpoint
 from scaleup.stack.plan import Spec
 from scaleup.stack.rundir import RunDir
+from scaleup.stack.settings import UpSettings
 from scaleup.stack.stack import Stack
 from scaleup.stack.view import ConsoleView
 
@@ -24,7 +25,7 @@ from scaleup.stack.view import ConsoleView
 async def stack(tmp_path: Path) -> AsyncIterator[Stack]:
     """One process: a web server, which is quick to start, in the place of the only load balancer."""
     run_dir = RunDir(tmp_path / "run")
-    run_dir.open()
+    run_dir.open(UpSettings())
     arguments = ("scaleup.web", "--listen", "127.0.0.1:0", "--root", str(tmp_path), "--drain", "0")
     spec = Spec("lb", "lb1", Endpoint("127.0.0.1", 0), arguments)
     stack = Stack([spec], run_dir, Endpoint("127.0.0.1", 0), 0.5, ConsoleView(Console(file=io.StringIO())))

@@ -12,7 +12,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+import urllib.request
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 PATIENCE_SECONDS = 20.0
@@ -59,12 +60,12 @@ class Process:
         assert self.process.stderr is not None
         self.log.extend(self.process.stderr)
 
-    def said(self, pattern: str) -> re.Match[str]:
-        """Wait for a line that `pattern` is found in."""
+    def said(self, pattern: str, after: int = 0) -> re.Match[str]:
+        """Wait for a line that `pattern` is found in, not among the first so many."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
             ended = self.process.poll() is not None
-            for line in list(self.log):
+            for line in self.log[after:]:
                 if found := re.search(pattern, line):
                     return found
             if ended or time.monotonic() > deadline:
@@ -90,6 +91,7 @@ def web(*arguments: str) -> Iterator[tuple[Process, Address]]:
     flags = ("--listen", "127.0.0.1:0", "--node", "web1", "--drain", "1", *arguments)
     with contextlib.closing(Process("scaleup.web", *flags)) as process:
         port = process.said(r"listening on 127\.0\.0\.1:(\d+)")[1]
+        process.said("serving, with")
         yield process, ("127.0.0.1", int(port))
 
 
@@ -125,6 +127,21 @@ def exchange(address: Address, *parts: bytes) -> bytes:
             while data := sock.recv(65536):
                 received += data
     return received
+
+
+def until(condition: Callable[[], object], what: str) -> None:
+    """Wait for something that tells nobody when it has come to pass."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(LOOK_SECONDS)
+
+
+def metrics(admin: Address) -> dict[str, float]:
+    """By name and labels, as they stand in /metrics."""
+    with urllib.request.urlopen(f"http://{admin[0]}:{admin[1]}/metrics", timeout=ANSWER_SECONDS) as response:
+        lines = response.read().decode().splitlines()
+    return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if line[:1] != "#"}
 
 
 def answers(received: bytes, *methods: str) -> list[Answer]:

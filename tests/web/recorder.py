@@ -51,7 +51,7 @@ def whole(received: bytes) -> list[Request]:
 
 
 class Recorder:
-    """`listening` runs it. `eager`: it answers a head, and never reads a body as one."""
+    """`listening` runs it. `eager`: it ignores lengths, so that each empty line ends a request to it (0.CL)."""
 
     def __init__(self) -> None:
         self.eager = False

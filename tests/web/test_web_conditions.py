@@ -1,5 +1,7 @@
 """Conditions and ranges: the decisions, without a file."""
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -127,3 +129,16 @@ def test_any_range_is_a_span_none_or_unsatisfiable(text: bytes) -> None:
     except Unsatisfiable:
         return
     assert all(0 <= one.start < one.end <= 10 for one in found or ())
+
+
+@pytest.mark.parametrize(
+    "text", [b" " * 8000 + b"x", b"-" + b" " * 8000 + b"x", b" " * 4000 + b"1" + b" " * 4000]
+)
+def test_the_time_for_a_range_grows_with_its_length_only(text: bytes) -> None:
+    """A head of 32 KiB took the better part of a second, in which nobody else was served."""
+    seconds = []
+    for _ in range(3):
+        began = time.thread_time()
+        assert span(b"bytes=" + text) is None
+        seconds.append(time.thread_time() - began)
+    assert min(seconds) < 0.005

@@ -142,7 +142,7 @@ async def test_trap_4_fields_that_connection_names_end_here() -> None:
     async with running(app) as web:
         answer = await web.get(
             "/api/",
-            *(b"Connection: X-Hop, Host, Content-Length", b"X-Hop: 1", b"Keep-Alive: 5", b"TE: trailers"),
+            *(b"Connection: X-Hop, Host, Content-Length", b"X-Hop: 1", b"Keep-Alive: 5", b"TE: gzip"),
             *(
                 b"Proxy-Connection: close",
                 b"Proxy-Authorization: Basic eA==",
@@ -198,14 +198,15 @@ async def test_trap_4_a_trusted_proxy_is_believed_and_added_to() -> None:
         assert seen.values("via") == [b"1.1 edge, 1.1 web1"]
 
 
-async def test_trap_5_early_hints_go_through_and_trailers_are_left_out_with_their_announcement() -> None:
-    app = Application(
-        answering(
-            b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
-            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n"
-            b"3\r\nabc\r\n0\r\nX-Sum: 1\r\n\r\n"
-        )
-    )
+TRAILING = answering(
+    b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n"
+    b"3\r\nabc\r\n0\r\nX-Sum: 1\r\nSet-Cookie: a=b\r\nContent-Length: 7\r\nX-Two: 2\r\n\r\n"
+)
+
+
+async def test_trap_5_early_hints_go_through_and_trailers_to_nobody_who_has_not_asked() -> None:
+    app = Application(TRAILING)
     async with running(app) as web:
         client = await web.connect()
         client.writer.write(b"GET /api/ HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -217,8 +218,49 @@ async def test_trap_5_early_hints_go_through_and_trailers_are_left_out_with_thei
         assert answer.value("content-type") is None  # and none is invented
         assert await client.reader.readexactly(13) == b"3\r\nabc\r\n0\r\n\r\n"[:13]
         client.writer.close()
-        old = Answer.parse(await web.ask(b"GET /api/ HTTP/1.0\r\n\r\n"))
+        assert app.seen[0].values("te") == app.seen[0].values("connection") == []
+        old = Answer.parse(await web.ask(b"GET /api/ HTTP/1.0\r\nTE: trailers\r\n\r\n"))
         assert (old.status, old.body) == (200, b"abc")
+
+
+async def test_trap_5_trailers_go_to_who_asks_but_for_what_a_header_must_hold() -> None:
+    app = Application(TRAILING)
+    async with running(app) as web:
+        client = await web.connect()
+        client.writer.write(
+            b"GET /api/ HTTP/1.1\r\nHost: a\r\nTE: trailers, deflate;q=0.5\r\nConnection: TE\r\n\r\n"
+        )
+        await client.head()  # 103
+        assert Answer.parse(await client.head() + b"0\r\n\r\n").value("trailer") == "X-Sum"
+        body = b"3\r\nabc\r\n0\r\nX-Sum: 1\r\nX-Two: 2\r\n\r\n"
+        assert await client.reader.readexactly(len(body)) == body
+        assert (app.seen[0].values("te"), app.seen[0].values("connection")) == ([b"trailers"], [b"TE"])
+        client.writer.close()
+
+
+async def test_trap_5_the_trailers_of_a_request_end_here() -> None:
+    app = Application()
+    async with running(app) as web:
+        head = b"POST /api/ HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+        answer = await web.ask(head + b"3\r\nabc\r\n0\r\nX-Forwarded-For: 1.2.3.4\r\n\r\n")
+        assert Answer.parse(answer).status == 200  # `fine` reads no trailers: they would be in the way
+        assert len(app.seen) == 1
+
+
+async def test_a_response_that_breaks_off_as_it_begins_is_502() -> None:
+    """Nothing of it has been sent: so the client can be told."""
+    app = Application(
+        answering(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\nnonsense\r\n")
+    )
+    async with running(app) as web:
+        client = await web.connect()
+        client.writer.write(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\nGET /api/ HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert (await client.answer()).status == 200
+        answer = Answer.parse(await client.rest())
+        assert (answer.status, answer.value("connection")) == (502, "close")
+        assert len(answer.body) == int(answer.value("content-length") or 0)
+        assert web.metric("requests_total", kind="forward", code="5xx") == 1
+        client.writer.close()
 
 
 async def test_trap_6_expect_is_answered_here_once_an_application_accepted() -> None:
@@ -699,6 +741,29 @@ async def test_http_1_0_is_forwarded_as_1_1() -> None:
         assert answer.value("connection") == "close"
         assert app.seen[0].line.endswith(b"HTTP/1.1")
         assert app.seen[0].values("via") == [b"1.0 web1"]
+
+
+async def test_http_1_0_without_a_host_is_forwarded_with_an_empty_one() -> None:
+    app = Application()
+    async with running(app) as web:
+        assert (await web.ask(b"GET /api/ HTTP/1.0\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+        assert b"\r\nHost: \r\n" in app.seen[0].head
+
+
+async def test_a_response_has_one_date() -> None:
+    app = Application(answering(ok(b"", b"date: Mon, 23 Nov 2026 10:00:00 GMT")))
+    async with running(app) as web:
+        assert len((await web.get("/api/")).values("date")) == 1
+
+
+async def test_chunks_in_http_1_0_are_read_and_their_connection_is_not_used_again() -> None:
+    """RFC 9112 §6.1: the framing is faulty."""
+    head = b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n"
+    app = Application(answering(head + b"3\r\nabc\r\n0\r\n\r\n", close=False))
+    async with running(app) as web:
+        for _ in range(2):
+            assert (await web.get("/api/")).body == b"abc"
+        assert app.connections == 2
 
 
 async def test_cookies_of_one_client_are_no_other_s() -> None:

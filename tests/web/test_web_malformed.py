@@ -260,7 +260,6 @@ class Tier:
 
     address: Address
     application: Recorder
-    process: Process
     _numbers = count()
 
     def refuses(self, request: bytes, *before: str, statuses: tuple[int, ...], parts: list[bytes]) -> None:
@@ -293,7 +292,7 @@ def alone() -> Iterator[Tier]:
     application = Recorder()
     behind = ("--app", f"app1={application.address}", "--health-check", "tcp")
     with application.listening(), web(*behind) as (process, address):
-        yield Tier(address, application, process)
+        yield Tier(address, application)
         assert not [said for said in process.log if "Traceback" in said], "".join(process.log)
 
 
@@ -303,7 +302,7 @@ def behind_the_balancer(alone: Tier) -> Iterator[Tier]:
     flags = ("--listen", f"127.0.0.1:{port}", "--server", ":".join(map(str, alone.address)), "--workers", "1")
     with contextlib.closing(Process("scaleup.lb", "--node", "lb1", "--drain", "1", *flags)):
         reachable(("127.0.0.1", port))
-        yield Tier(("127.0.0.1", port), alone.application, alone.process)
+        yield Tier(("127.0.0.1", port), alone.application)
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from web_harness import Answer, Application, until
+from web_harness import Answer, Application, Seen, fine, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_factories=["asyncio"])]
 
@@ -76,6 +76,27 @@ async def test_the_life_of_a_web_server(tmp_path: Path) -> None:
             web.process.terminate()
             assert await web.process.wait() == 0
             assert not web.logged("Traceback")
+
+
+async def test_a_server_whose_answers_fail_is_left_out_until_a_check_passes() -> None:
+    """It says that it is ready, and answers nothing else."""
+
+    async def behave(seen: Seen) -> None:
+        if seen.line.startswith(b"GET /readyz"):
+            await fine(seen)
+        else:
+            seen.reset()
+
+    bad, good = Application(behave, "bad"), Application(name="good")
+    async with bad.listening(), good.listening():
+        servers = ("--app", f"bad={bad.endpoint}", "--app", f"good={good.endpoint}")
+        async with started(*servers, "--error-limit", "3", "--inter", "3600") as web:
+            await until(lambda: web.logged("listening on"))
+            for _ in range(20):
+                assert (await web.get("/api/")).body == b"hello"
+            assert web.logged("bad", "DOWN", "3 connections failed")
+            asked = [seen for seen in bad.seen if seen.line.startswith(b"GET /api/")]
+            assert len(asked) == 3
 
 
 @pytest.mark.parametrize(

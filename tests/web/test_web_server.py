@@ -1,8 +1,6 @@
 """The server as a whole: health, drain, metrics, limits on slow clients, and what it must never log."""
 
 import asyncio
-import socket
-import struct
 from pathlib import Path
 
 import pytest
@@ -10,7 +8,7 @@ from web_harness import Answer, Application, Seen, ok, running, until
 
 from scaleup.errors import StartupError
 from scaleup.net.addresses import Endpoint
-from scaleup.net.sockets import BACKLOG
+from scaleup.net.sockets import endpoint_of, listening
 from scaleup.web import server as server_module
 
 
@@ -40,7 +38,7 @@ async def test_draining_finishes_what_is_in_progress_and_closes_what_is_idle() -
         busy.writer.write(b"POST /api/ HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\na")
         await until(lambda: bool(app.seen))
         async with asyncio.TaskGroup() as group:
-            group.create_task(web.server.drain(2.0))
+            group.create_task(web.clients.drain(2.0))
             assert await idle.rest() == b""
             busy.writer.write(b"bc")  # aiohttp's own drain would not read this any more
             with pytest.raises(ConnectionRefusedError):
@@ -65,8 +63,8 @@ async def test_draining_ends_with_a_response_that_had_begun_before() -> None:
         client.writer.write(b"GET /api/ HTTP/1.1\r\nHost: a\r\n\r\n")
         assert b"connection: close" not in (await client.head()).lower()
         async with asyncio.timeout(2.0), asyncio.TaskGroup() as group:
-            group.create_task(web.server.drain(60.0))
-            await until(lambda: all(connection.is_finishing for connection in web.server._listener.open))
+            group.create_task(web.clients.drain(60.0))
+            await until(lambda: all(connection.is_finishing for connection in web.clients._open))
             go.set()
             assert await client.rest() == b"abcd"
         client.writer.close()
@@ -82,7 +80,7 @@ async def test_draining_ends_at_its_deadline() -> None:
         client.writer.write(b"GET /api/ HTTP/1.1\r\nHost: a\r\n\r\n")
         await until(lambda: bool(app.seen))
         began = asyncio.get_running_loop().time()
-        await web.server.drain(0.1)
+        await web.clients.drain(0.1)
         assert asyncio.get_running_loop().time() - began < 5.0
         assert await client.rest() == b""
         await app.closed.wait()
@@ -119,28 +117,14 @@ async def test_a_mistake_of_ours_is_500_without_a_traceback(monkeypatch: pytest.
         web.errors.clear()
 
 
-async def test_a_port_in_use_is_told_in_one_line() -> None:
-    async with running() as web:
-        with pytest.raises(StartupError, match=f"--listen {web.endpoint}"):
-            await web.server.listen(web.endpoint)
-
-
-async def test_the_backlog_is_ours_and_not_create_server_s_100() -> None:
-    """With 100, a burst of connections loses SYNs, and each of those waits a second for its retransmission."""
-    async with running() as web:
-        (listener,) = web.server._servers[0].sockets
-        info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
-        (backlog,) = struct.unpack_from("I", info, 28)  # tcpi_sacked: of a listener, its backlog
-        assert backlog > 100  # what Linux allows can be less than BACKLOG, but by default is not
-        assert backlog <= BACKLOG
-
-
 async def test_ipv6() -> None:
     async with running() as web:
         try:
-            where = await web.server.listen(Endpoint("::1", 0))
+            sock = listening(Endpoint("::1", 0), "--listen")
         except StartupError:
             pytest.skip("this host has no IPv6")
+        where = endpoint_of(sock)
+        web.clients.accept([sock])
         reader, writer = await asyncio.open_connection(where.host, where.port)
         writer.write(b"GET /healthz HTTP/1.1\r\nHost: [::1]:80\r\nConnection: close\r\n\r\n")
         assert Answer.parse(await reader.read()).status == 200

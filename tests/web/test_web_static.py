@@ -6,9 +6,14 @@ import gzip
 import os
 import resource
 from pathlib import Path
+from typing import Any
 
 import pytest
 from web_harness import Answer, running, until
+
+from scaleup.web import static
+from scaleup.web.disk import Disk, File
+from scaleup.web.problems import Problem
 
 BIG = bytes(range(256)) * 4096  # 1 MiB: several pieces
 
@@ -413,3 +418,59 @@ async def test_error_pages_are_for_people(root: Path) -> None:
         assert (await web.get("/missing")).value("content-type") == "application/problem+json"
         absent = await web.get("/digits", b"Accept: text/html", method="PUT")
         assert (absent.status, b"<h1>405" in absent.body) == (405, True)
+
+
+async def test_a_file_is_looked_at_once_a_second_for_all_and_read_again_only_when_it_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(static, "FRESH_SECONDS", 0.0)
+    file = tmp_path / "a.txt"
+    file.write_text("one")
+    found: list[int] = []
+    read: list[int] = []
+    find, pread = Disk.find, File.read
+
+    def counted_find(*given: Any, **named: Any) -> Any:
+        found.append(1)
+        return find(*given, **named)
+
+    def counted_read(*given: Any) -> bytes:
+        read.append(1)
+        return pread(*given)
+
+    monkeypatch.setattr(Disk, "find", counted_find)
+    monkeypatch.setattr(File, "read", counted_read)
+    async with running(root=tmp_path) as web:
+        for text, times in (("one", 1), ("two", 2)):
+            file.write_text(text)
+            os.utime(file, ns=(0, 0))  # the time alone does not tell them apart, nor does the size
+            for _ in range(3):
+                assert (await web.get("/a.txt")).body == text.encode()
+            assert len(read) == times
+        assert len(found) == 6
+        async with asyncio.TaskGroup() as group:
+            answers = [group.create_task(web.get("/a.txt")) for _ in range(20)]
+        assert {answer.result().body for answer in answers} == {b"two"}
+        assert 7 <= len(found) < 26
+
+
+async def test_what_is_in_memory_is_answered_as_the_first_time(root: Path) -> None:
+    """A target that is no URL is refused, and an error is counted as the files'."""
+    async with running(root=root) as web:
+        for _ in range(2):
+            assert (await web.get("/digits?part#one")).status == 400
+            assert (await web.get("/digits", b'If-Match: "other"')).status == 412
+        assert web.metric("requests_total", kind="static", code="4xx") == 2
+
+
+def test_a_folder_that_becomes_a_link_after_it_was_looked_at_leads_nowhere(root: Path) -> None:
+    class Raced(Disk):
+        def _contained(self, segments: tuple[bytes, ...]) -> bytes:
+            path = super()._contained(segments)
+            (root / "sub").rename(root / "was")  # at the worst moment
+            (root / "sub").symlink_to(root.parent)
+            return path
+
+    (root / "sub" / "outside").write_text("inside")
+    with pytest.raises(Problem, match="404"):
+        Raced(root).find((b"sub", b"outside"), is_folder=False)

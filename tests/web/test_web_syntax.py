@@ -1,12 +1,13 @@
 """Heads and framing: what is read, and what is refused."""
 
 import contextlib
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scaleup.web.framing import LAST_CHUNK, Chunks, chunk, has_body, request_length, response_length
+from scaleup.web.framing import Chunks, chunk, has_body, last_chunk, request_length, response_length
 from scaleup.web.syntax import Field, SyntaxFault, read_request, read_response, refuse_beginning
 
 
@@ -143,13 +144,13 @@ def taken(data: bytes, cuts: list[int]) -> tuple[bytes, bytes, list[Field]]:
 
 @given(st.lists(st.binary(min_size=1, max_size=40), max_size=8), st.lists(st.integers(0, 400), max_size=20))
 def test_chunks_however_they_arrive(pieces: list[bytes], cuts: list[int]) -> None:
-    data = b"".join(map(chunk, pieces)) + LAST_CHUNK + b"next"
+    data = b"".join(map(chunk, pieces)) + last_chunk() + b"next"
     assert taken(data, sorted(min(cut, len(data)) for cut in cuts)) == (b"".join(pieces), b"next", [])
 
 
 @given(st.lists(st.integers(0, 60), max_size=10))
 def test_extensions_are_dropped_and_trailers_are_read(cuts: list[int]) -> None:
-    data = b'3;a=b;c="d\t"\r\nabc\r\n000\r\nX: y\r\nZ:\r\n\r\nnext'
+    data = b'3 \t;a=b;c="d\t"\r\nabc\r\n000\r\nX: y\r\nZ:\r\n\r\nnext'
     assert taken(data, sorted(cuts)) == (b"abc", b"next", [(b"X", b"y"), (b"Z", b"")])
 
 
@@ -170,3 +171,14 @@ def test_extensions_are_dropped_and_trailers_are_read(cuts: list[int]) -> None:
 def test_what_is_no_chunk(data: bytes) -> None:
     with pytest.raises(SyntaxFault):
         Chunks().take(data)
+
+
+def test_a_head_that_comes_in_small_pieces_costs_little_for_each() -> None:
+    """All of it is looked at again at every arrival: at 0.4 ms, 2500 bytes a second kept a worker busy."""
+    head = b"GET / HTTP/1.1\r\n" + b"a:b\r\n" * 6000
+    seconds = []
+    for _ in range(10):
+        began = time.thread_time()
+        refuse_beginning(head[: 32 * 1024])
+        seconds.append(time.thread_time() - began)
+    assert min(seconds) < 0.0002

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import ssl
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -72,10 +74,12 @@ class Connection:
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
+        self.asked = 0
 
     async def ask(self, ask: Ask) -> tuple[Answer, bool]:
         """The answer, and whether the connection can be used again. Raises Closed, OSError and ValueError."""
         received = b""
+        self.asked += 1
         try:
             self._writer.write(ask.request)
             while not _is_whole(received, ask.method):
@@ -115,11 +119,26 @@ def _cut_off(received: bytes, method: str) -> Answer:
 
 
 class Visitors:
-    """`async with Visitors(address, rate, plan) as visitors:` asks `plan(number)` all the while."""
+    """`async with Visitors(address, rate, plan) as visitors:` asks `plan(number)` all the while.
 
-    def __init__(self, address: Address, rate: float, plan: Callable[[int], Ask]) -> None:
+    They take turns on so many connections at least, with `each` requests on one (0: as many as it can have).
+    `context`: they come by TLS.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        rate: float,
+        plan: Callable[[int], Ask],
+        connections: int = 1,
+        each: int = 0,
+        context: ssl.SSLContext | None = None,
+    ) -> None:
         self._address, self._rate, self._plan = address, rate, plan
-        self._idle: list[Connection] = []
+        self._least, self._each = connections, each
+        self._tls = {} if context is None else {"ssl": context, "server_hostname": "site.test"}
+        self._open = 0
+        self._idle: deque[Connection] = deque()
         self.attempts: list[Attempt] = []
 
     async def __aenter__(self) -> Visitors:
@@ -160,24 +179,30 @@ class Visitors:
                     if ask.method not in IDEMPOTENT:
                         raise
                     attempt.retried = True
-                    attempt.answer = await self._once(ask)
+                    attempt.answer = await self._once(ask, fresh=True)
         except (OSError, ValueError, Closed) as error:  # TimeoutError is an OSError
             attempt.error = repr(error)
         attempt.seconds = self.now - attempt.began
         self.attempts.append(attempt)
 
-    async def _once(self, ask: Ask) -> Answer:
-        if self._idle:
-            connection = self._idle.pop()
+    async def _once(self, ask: Ask, fresh: bool = False) -> Answer:
+        """`fresh`: on a new connection, as those that wait may have been closed with the one that was."""
+        if self._idle and not fresh and self._open >= self._least:
+            connection = self._idle.popleft()
         else:
-            connection = Connection(*await asyncio.open_connection(*self._address))
+            try:
+                connection = Connection(*await asyncio.open_connection(*self._address, **self._tls))
+            except ConnectionResetError:  # it stood, and was closed before the loop looked at it
+                raise Closed from None
+            self._open += 1
         is_kept = False
         try:
             answer, is_kept = await connection.ask(ask)
         finally:
-            if is_kept:
+            if is_kept and connection.asked != self._each:
                 self._idle.append(connection)
             else:
+                self._open -= 1
                 connection.close()
         return answer
 

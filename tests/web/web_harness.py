@@ -16,11 +16,13 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from scaleup.net.addresses import Endpoint
+from scaleup.net.sockets import endpoint_of, listening
 from scaleup.upstream.balance import algorithm
 from scaleup.upstream.pool import Pool
 from scaleup.upstream.server_settings import ServerSettings
+from scaleup.web.clients import Clients
 from scaleup.web.metrics import Metrics
-from scaleup.web.serve import assemble
+from scaleup.web.serve import admission, assemble, limits
 from scaleup.web.server import WebServer
 from scaleup.web.settings import WebSettings
 
@@ -140,6 +142,7 @@ class Application:
 class Web:
     """The web server under test."""
 
+    clients: Clients
     server: WebServer
     endpoint: Endpoint
     pool: Pool
@@ -269,7 +272,8 @@ async def running(
                 async with asyncio.timeout(SECONDS):
                     yield web
             finally:
-                await web.server.drain(1.0)
+                await web.clients.drain(1.0)
+                await web.server.close()
         await _settled(lambda: asyncio.all_tasks() <= tasks and _descriptors() <= descriptors)
         assert asyncio.all_tasks() - tasks == set()
         assert _descriptors() - descriptors == set()
@@ -293,9 +297,13 @@ async def _start(servers: list[ServerSettings], root: Path | None, given: dict[s
     async def ready() -> str | None:
         return None
 
-    server = assemble(settings, pool, Metrics(registry), ready)
-    endpoint = await server.listen(Endpoint("127.0.0.1", 0))
-    return Web(server, endpoint, pool, registry)
+    metrics = Metrics(registry)
+    server = assemble(settings, pool, metrics, ready)
+    clients = Clients(server, limits(settings, hsts=0), admission(settings), metrics)
+    sock = listening(Endpoint("127.0.0.1", 0), "--listen")
+    endpoint = endpoint_of(sock)
+    clients.accept([sock])
+    return Web(clients, server, endpoint, pool, registry)
 
 
 def _descriptors() -> set[str]:

@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from scaleup.lb.accept import Acceptor, Listener, affordable
 from scaleup.net.addresses import Endpoint
 from scaleup.net.sockets import bound, stop_listening
+from scaleup.processes.accept import Acceptor, Listener, affordable
 
 HOST = "127.0.65.1"
 PATIENCE_SECONDS = 5.0
@@ -244,7 +244,7 @@ def test_the_limit_on_descriptors_is_raised_as_far_as_needed(limit: tuple[int, i
 def test_where_it_may_not_be_raised_fewer_are_taken() -> None:
     program = """
 import logging, resource
-from scaleup.lb.accept import affordable
+from scaleup.processes.accept import affordable
 logging.basicConfig(format="%(message)s")
 resource.setrlimit(resource.RLIMIT_NOFILE, (256, 300))
 print(affordable(4000, 10), affordable(4000, 10_000), resource.getrlimit(resource.RLIMIT_NOFILE))

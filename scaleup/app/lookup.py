@@ -1,0 +1,67 @@
+"""Rows by their key, for many who ask at once: those of one turn of the loop share a query.
+
+Most of what a look into the database costs does not depend on how many rows it finds: a connection is taken and
+given back, a packet is sent, the answer's head is read. So who asks first waits until all who are ready to run have
+run, then asks for everybody who came meanwhile, and each gets their own row. The busier the process is, the more
+requests are ready in a turn, and the less each costs; one that is alone waits for nobody.
+
+Nothing is kept: a query begins after all who share it have asked, so each sees what was stored by then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Generic, TypeVar
+
+from scaleup.app.outcomes import DatabaseAwayError
+
+V = TypeVar("V")
+
+MOST_KEYS = 64
+"""Of a query: it bounds its length, and what it takes to read the answer."""
+
+
+class Lookup(Generic[V]):
+    """`query`: the rows that there are of at most MOST_KEYS different keys, by key."""
+
+    def __init__(self, query: Callable[[Sequence[str]], Awaitable[Mapping[str, V]]]) -> None:
+        self._query = query
+        self._joining: dict[str, list[asyncio.Future[V | None]]] | None = None
+
+    async def get(self, key: str) -> V | None:
+        """The row, or None. Raises what `query` does."""
+        if self._joining is None:
+            return await self._ask(key)
+        mine: asyncio.Future[V | None] = asyncio.get_running_loop().create_future()
+        self._joining.setdefault(key, []).append(mine)
+        if len(self._joining) == MOST_KEYS:
+            self._joining = None  # who comes next begins anew
+        return await mine
+
+    async def _ask(self, key: str) -> V | None:
+        joined = self._joining = {key: []}
+        try:
+            await asyncio.sleep(0)  # the others of this turn
+            if self._joining is joined:
+                self._joining = None
+            found = await self._query(list(joined))
+        except BaseException as error:
+            if self._joining is joined:
+                self._joining = None
+            # Who is cancelled is so alone: for the others it is the database that did not answer.
+            reason = error if isinstance(error, Exception) else DatabaseAwayError("the query was given up")
+            for one in _still_waiting(joined.values()):
+                one.set_exception(reason)
+            raise
+        for each, waiting in joined.items():
+            for one in _still_waiting([waiting]):
+                one.set_result(found.get(each))
+        return found.get(key)
+
+
+def _still_waiting(
+    askers: Iterable[Iterable[asyncio.Future[V | None]]],
+) -> Iterator[asyncio.Future[V | None]]:
+    """Those whose requests were not cancelled."""
+    return (one for waiting in askers for one in waiting if not one.done())

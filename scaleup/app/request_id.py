@@ -1,0 +1,23 @@
+"""Which request a line of the log is about, and the client's way to ask for it: `X-Request-Id`.
+
+A proxy's or client's own id is kept when it is harmless, so that one request has one id in every tier; else it
+gets a new one. It goes back with the response, into the access log, and into what is logged on the request's way.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from contextvars import ContextVar
+
+HEADER = "X-Request-Id"
+
+current: ContextVar[str] = ContextVar("request id", default="-")
+"""`-`: what we do of our own accord."""
+
+_HARMLESS = re.compile(r"[A-Za-z0-9._-]{1,64}")  # nothing that a line of a log could be faked with
+
+
+def begin(given: str | None) -> None:
+    """A request begins. `given`: its id, by who sent it."""
+    current.set(given if given and _HARMLESS.fullmatch(given) else secrets.token_hex(8))

@@ -1,0 +1,92 @@
+"""The life of a process that serves: put the parts together, serve, drain.
+
+Stopping takes `--drain` seconds at most: half of them to be noticed, while /readyz says `draining`, nothing
+is refused and who balances turns elsewhere; half of them for requests in progress.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import socket
+from collections.abc import Sequence
+
+from pymysql.err import Error
+
+from scaleup.app.metrics import measure
+from scaleup.app.outcomes import DatabaseAwayError
+from scaleup.app.pool import Pool
+from scaleup.app.server import HttpServer
+from scaleup.app.settings import AppSettings
+from scaleup.app.store import Store
+from scaleup.app.transactions import Transactions
+from scaleup.app.upkeep import Clicks, keep_forgetting
+from scaleup.app.views import Views, now
+from scaleup.app.watch import Watch
+from scaleup.net.sockets import endpoint_of
+from scaleup.processes import Process
+
+log = logging.getLogger(__name__)
+
+
+async def serve(settings: AppSettings, process: Process, sockets: Sequence[socket.socket]) -> None:
+    """Serve on those listening sockets, which are ours from now on, until the process is told to stop."""
+    pool = Pool(
+        settings.database,
+        settings.password(),
+        size=settings.database_connections,
+        timeout=settings.database_timeout,
+        ssl=settings.database_ssl(),
+    )
+    transactions = Transactions(pool, chance=random.random)
+    store = Store(transactions)
+    clicks = Clicks(store)
+    measure(process.registry, pool, transactions, clicks)
+    watch = Watch(pool, tell=lambda state: process.event("database", state=state))
+
+    async def database_readiness() -> str | None:
+        if watch.reason is None:
+            try:
+                await store.ping()
+            except DatabaseAwayError as error:
+                return str(error)
+        return watch.reason
+
+    process.add_readiness(database_readiness)
+    views = Views(
+        store,
+        clicks,
+        name=settings.name,
+        database=lambda: pool.endpoint,
+        trusted=settings.trusted_proxy,
+        readiness=process.readiness,
+    )
+    server = HttpServer(
+        views,
+        name=settings.name,
+        registry=process.registry,
+        grace=settings.drain / 2,
+        log_access=settings.access_log,
+    )
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            watching = tasks.create_task(watch.run(), name="watch the database")
+            forgetting = tasks.create_task(keep_forgetting(store, now), name="forget old keys")
+            tasks.create_task(clicks.keep_flushing(process.stopping), name="write the clicks")
+            await server.start(sockets)
+            log.info("listening on %s", ", ".join(str(endpoint_of(sock)) for sock in sockets))
+            await watch.asked.wait()  # a refusal ends us here, before anybody has counted on us
+            process.ready()
+            await process.stopping.wait()
+            server.drain()
+            if not process.orphaned:  # else nobody is left to notice
+                await asyncio.sleep(settings.drain / 2)
+            watching.cancel()
+            forgetting.cancel()
+    finally:
+        await server.stop()
+        with contextlib.suppress(DatabaseAwayError, Error):
+            await clicks.flush()
+        await pool.close()

@@ -1,0 +1,71 @@
+"""What clients saw of a database under faults, and whether it can be true: Jepsen's set test, for links. ●
+
+Writers add links with URLs that nobody else adds; each write ends `stored` (201), `failed` (the application said
+that nothing was done) or `unknown` (anything else: a lost connection, a lost COMMIT). Readers ask for links whose
+201 they know of. When all is over, the links are counted. What must hold, whatever was done to the database:
+
+    a stored one is there, once              else: lost, doubled
+    a failed one is not there                else: phantom
+    an unknown one is there once or not      else: doubled
+    who asks for a stored one finds it       else: stale
+    nothing is there that nobody wrote       else: invented
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+
+@dataclass
+class History:
+    """`wrote`: the URL of each write, and how it ended. Times are in seconds, of one clock."""
+
+    wrote: dict[str, str] = field(default_factory=dict)
+    stale: list[str] = field(default_factory=list)
+    reads: int = 0
+    reads_answered: int = 0
+    stored_at: list[float] = field(default_factory=list)
+
+    def ended(self, url: str, outcome: str, now: float) -> None:
+        assert url not in self.wrote
+        self.wrote[url] = outcome
+        if outcome == "stored":
+            self.stored_at.append(now)
+
+    def read(self, url: str, found: bool | None) -> None:
+        """`found`: None when there was no answer."""
+        self.reads += 1
+        self.reads_answered += found is not None
+        if found is False:
+            self.stale.append(url)
+
+    def violations(self, there: Iterable[str]) -> list[str]:
+        """`there`: the URLs that are in the database at the end, each as often as it is there."""
+        counted = Counter(there)
+        wrong = [f"stale: {url}" for url in self.stale]
+        wrong += [f"invented: {url}" for url in counted if url not in self.wrote]
+        for url, outcome in self.wrote.items():
+            times = counted[url]
+            if times > 1:
+                wrong.append(f"doubled: {url} ({outcome}) is there {times} times")
+            elif outcome == "stored" and times == 0:
+                wrong.append(f"lost: {url}")
+            elif outcome == "failed" and times:
+                wrong.append(f"phantom: {url}")
+        return wrong
+
+    def figures(self) -> dict[str, float]:
+        """Of the writes and reads; `longest_gap_s`: between two stored writes, by whomever."""
+        outcomes = Counter(self.wrote.values())
+        at = sorted(self.stored_at)
+        gaps = [later - earlier for earlier, later in pairwise(at)]
+        return {
+            **{name: outcomes[name] for name in ("stored", "failed", "unknown")},
+            "reads": self.reads,
+            "write_availability": round(outcomes["stored"] / max(1, len(self.wrote)), 4),
+            "read_availability": round(self.reads_answered / max(1, self.reads), 4),
+            "longest_gap_s": round(max(gaps, default=0.0), 2),
+        }

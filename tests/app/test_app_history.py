@@ -1,0 +1,285 @@
+"""No acknowledged link is lost, none is there twice, no rejected one appears, whatever befalls the database.
+
+Four writers and four readers work on two applications while the database is killed, stopped, restarted, made
+read-only and filled with connections, and the applications are killed, in an order that a seed decides. Half of
+the writers send an Idempotency-Key and repeat a request until they know; the others ask once. See history.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import date
+from pathlib import Path
+
+import aiohttp
+import pymysql
+import pytest
+from database_servers import PASSWORD, DatabaseServer, free_port, start_database
+from history import History
+from needs import requires
+
+RESULTS = Path(__file__).parents[2] / "bench" / "results" / "history.json"
+SOAK_SEED, SOAK_ROUNDS = 20261123, 20
+THINK_SECONDS = 0.01
+ANSWER_SECONDS = 5.0
+BACK_SECONDS = 20.0
+"""From the end of a fault until a write is stored again."""
+
+
+class Cluster:
+    """One MariaDB with its data kept, two applications."""
+
+    def __init__(self, data: Path) -> None:
+        self._arguments = ["--data", str(data)]
+        self._port, self.ports = free_port(), [free_port(), free_port()]
+        self._log = data / "applications.log"
+        self._apps: list[subprocess.Popen[bytes]] = []
+
+    async def start(self) -> None:
+        self.database = await asyncio.to_thread(self._start_database)
+        self._apps = [self._start_app(port) for port in self.ports]
+
+    async def stop(self) -> None:
+        for app in self._apps:
+            app.terminate()
+        for app in self._apps:
+            await asyncio.to_thread(app.wait, 10)
+        await asyncio.to_thread(self.database.stop)
+        assert "Traceback" not in self._log.read_text()
+
+    def _start_database(self) -> DatabaseServer:
+        return start_database("mariadb", port=self._port, arguments=self._arguments)
+
+    def _start_app(self, port: int) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "scaleup.app", "--listen", f"127.0.0.1:{port}"]
+        with self._log.open("ab") as log:
+            return subprocess.Popen(
+                [*command, "--database", self._url(port)],
+                env={**os.environ, "SCALEUP_APP_DATABASE_PASSWORD": PASSWORD},
+                stderr=log,
+            )
+
+    def _url(self, port: int) -> str:
+        """Of the database, for the application on that port."""
+        return f"mysql://scaleup@127.0.0.1:{self._port}/scaleup"
+
+    def urls(self) -> list[str]:
+        """Of the links that are there."""
+        return [str(row[0]) for row in self.database.execute("SELECT url FROM links")]
+
+    async def database_killed(self, _seconds: float) -> None:
+        os.kill(self.database.server_pid(), signal.SIGKILL)
+        await asyncio.to_thread(self.database.process.wait, 10)
+        self.database.log.close()
+        self.database = await asyncio.to_thread(self._start_database)
+
+    async def database_restarted(self, _seconds: float) -> None:
+        await asyncio.to_thread(self.database.stop)
+        self.database = await asyncio.to_thread(self._start_database)
+
+    async def database_stopped(self, seconds: float) -> None:
+        with self.database.paused():
+            await asyncio.sleep(seconds)
+
+    async def database_read_only(self, seconds: float) -> None:
+        await asyncio.to_thread(self.database.as_owner, "SET GLOBAL read_only = 1")
+        await asyncio.sleep(seconds)
+        await asyncio.to_thread(self.database.as_owner, "SET GLOBAL read_only = 0")
+
+    async def database_full(self, seconds: float) -> None:
+        """Strangers take all connections: those of the applications are ended, and find no room any more."""
+        # On one connection: while more are open than may be, nobody gets another, not even the owner.
+        shrink = "SET GLOBAL max_connections = 10; KILL USER scaleup"
+        with contextlib.ExitStack() as strangers:
+            await asyncio.to_thread(self.database.as_owner, shrink)
+            with contextlib.suppress(pymysql.err.OperationalError):
+                for _ in range(10):
+                    strangers.enter_context(self.database.connection())
+            await asyncio.sleep(seconds)
+        await asyncio.to_thread(self.database.as_owner, "SET GLOBAL max_connections = 200")
+
+    async def application_killed(self, seconds: float) -> None:
+        killed = self._apps.pop(0)
+        killed.kill()
+        await asyncio.to_thread(killed.wait, 10)
+        self._apps.append(self._start_app(self.ports[0]))
+        self.ports.reverse()  # next time the other one
+
+    def faults(self) -> dict[str, Callable[[float], Awaitable[None]]]:
+        return {
+            "database killed": self.database_killed,
+            "database restarted": self.database_restarted,
+            "database stopped": self.database_stopped,
+            "database read-only": self.database_read_only,
+            "database full": self.database_full,
+            "application killed": self.application_killed,
+        }
+
+
+class Clients:
+    """They go on until `stop` is set. A client that gets no answer turns to the other application."""
+
+    def __init__(self, cluster: Cluster, history: History, session: aiohttp.ClientSession) -> None:
+        self._cluster, self._history, self._session = cluster, history, session
+        self._stored: list[tuple[str, str]] = []
+        self.stop = asyncio.Event()
+
+    async def write(self, name: str, *, with_key: bool) -> None:
+        number = 0
+        while not self.stop.is_set():
+            number += 1
+            url = f"https://{name}.example/{number}"
+            headers = {"Idempotency-Key": f"{name}-{number}"} if with_key else {}
+            outcome = await self._post(url, headers, number)
+            possible = {outcome}
+            for turn in range(40 if with_key else 0):  # past the longest fault
+                if outcome == "stored":
+                    break
+                await asyncio.sleep(0.1)
+                outcome = await self._post(url, headers, number + turn)
+                possible.add(outcome)
+            if outcome != "stored" and "unknown" in possible:
+                outcome = "unknown"  # by one of the tries
+            self._history.ended(url, outcome, time.monotonic())
+            await asyncio.sleep(THINK_SECONDS)
+
+    async def _post(self, url: str, headers: dict[str, str], turn: int) -> str:
+        try:
+            async with self._session.post(self._at(turn), json={"url": url}, headers=headers) as response:
+                body = await response.json()
+        except aiohttp.ClientConnectorError:
+            return "failed"  # nothing was sent
+        except (aiohttp.ClientError, TimeoutError):
+            return "unknown"
+        if response.status == 201:
+            assert body["url"] == url
+            self._stored.append((url, body["code"]))
+            return "stored"
+        assert response.status == 503, body
+        return str(body["outcome"])
+
+    async def read(self, chance: random.Random) -> None:
+        turn = 0
+        while not self.stop.is_set():
+            turn += 1
+            await asyncio.sleep(THINK_SECONDS)
+            if not self._stored:
+                continue
+            # Every other time the newest: it is the one that could be missing.
+            url, code = self._stored[-1] if turn % 2 else chance.choice(self._stored)
+            found: bool | None = None
+            with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+                async with self._session.get(f"{self._at(turn)}/{code}") as response:
+                    found = {200: True, 404: False}.get(response.status)
+            self._history.read(url, found)
+
+    def _at(self, turn: int) -> str:
+        return f"http://127.0.0.1:{self._cluster.ports[turn % 2]}/api/links"
+
+
+@contextlib.asynccontextmanager
+async def working(cluster: Cluster, history: History, seed: int) -> AsyncIterator[None]:
+    timeout = aiohttp.ClientTimeout(total=ANSWER_SECONDS)
+    async with aiohttp.ClientSession(timeout=timeout) as session, asyncio.TaskGroup() as tasks:
+        clients = Clients(cluster, history, session)
+        for number in range(4):
+            tasks.create_task(clients.write(f"w{number}", with_key=number % 2 == 0))
+            tasks.create_task(clients.read(random.Random(seed + number)))
+        await stored(history, 20)
+        yield
+        clients.stop.set()
+
+
+async def stored(history: History, more: int) -> None:
+    """Until so many more writes are stored."""
+    wanted = len(history.stored_at) + more
+    async with asyncio.timeout(BACK_SECONDS):
+        while len(history.stored_at) < wanted:  # noqa: ASYNC110 - nobody sets an event
+            await asyncio.sleep(0.01)
+
+
+async def check(cluster: Cluster, seed: int, names: list[str], seconds: float) -> dict[str, object]:
+    """Do those faults, one after the other. Raises AssertionError with the violations, and the seed."""
+    history = History()
+    await cluster.start()
+    try:
+        async with working(cluster, history, seed):
+            for name in names:
+                await cluster.faults()[name](seconds)
+                await stored(history, 20)
+        there = await asyncio.to_thread(cluster.urls)
+    finally:
+        await cluster.stop()
+    violations = history.violations(there)
+    assert not violations, f"seed {seed}: {violations[:10]}"
+    figures = history.figures()
+    print(f"seed {seed}, {len(names)} faults: {figures}")
+    return {"seed": seed, "faults": names, **figures}
+
+
+@pytest.mark.slow
+@requires("mariadbd", "mariadb")
+async def test_a_short_history(data_directory: Path) -> None:
+    chance = random.Random(7)
+    cluster = Cluster(data_directory)
+    names = sorted(cluster.faults())
+    chance.shuffle(names)
+    figures = await check(cluster, 7, names, seconds=1.0)
+    assert figures["stored"]
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(600)
+@requires("mariadbd", "mariadb")
+async def test_a_long_history(data_directory: Path) -> None:
+    """Each fault as often as the others, SOAK_ROUNDS of them in all."""
+    chance = random.Random(SOAK_SEED)
+    cluster = Cluster(data_directory)
+    kinds = sorted(cluster.faults())
+    names = [kinds[turn % len(kinds)] for turn in range(SOAK_ROUNDS)]
+    chance.shuffle(names)
+    figures = await check(cluster, SOAK_SEED, names, seconds=3.0)
+    asked = ["git", "rev-parse", "HEAD"]
+    commit = (
+        await asyncio.to_thread(subprocess.run, asked, capture_output=True, text=True, check=True)
+    ).stdout
+    record = {
+        "commit": commit.strip(),
+        "date": date.today().isoformat(),
+        "database": "one MariaDB",
+        **figures,
+    }
+    RESULTS.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def test_every_kind_of_violation_is_found() -> None:
+    history = History()
+    for url, outcome in (
+        ("a", "stored"),
+        ("b", "stored"),
+        ("c", "failed"),
+        ("d", "unknown"),
+        ("e", "unknown"),
+    ):
+        history.ended(url, outcome, 0.0)
+    assert history.violations(["a", "b", "d"]) == []
+    assert history.violations(["b"]) == ["lost: a"]
+    assert history.violations(["a", "b", "b"]) == ["doubled: b (stored) is there 2 times"]
+    assert history.violations(["a", "b", "c"]) == ["phantom: c"]
+    assert history.violations(["a", "b", "e", "e"]) == ["doubled: e (unknown) is there 2 times"]
+    assert history.violations(["a", "b", "x"]) == ["invented: x"]
+    history.read("a", True)
+    history.read("a", None)
+    assert history.violations(["a", "b"]) == []
+    history.read("b", False)
+    assert history.violations(["a", "b"]) == ["stale: b"]
+    assert history.figures()["read_availability"] == 0.6667
