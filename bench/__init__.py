@@ -22,6 +22,7 @@ What is shared, in the order in which to read it:
     peers         ● how each proxy and web server is configured, at its best
     applications  the application and those that stand in for it: how each is started, on which database
     running       starting them and the servers behind them; stopping all of it
+    ports         ports for processes that have to be told theirs
     generator     requests in a closed loop or at a fixed rate
     transfer      bulk, each way
     load          running those two as processes

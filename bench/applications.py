@@ -23,8 +23,9 @@ from pathlib import Path
 
 from bench.machine import CHECKOUT, version
 from bench.peers import PYTHON, Command, Plan
+from bench.ports import free_port
 from bench.record import AGAIN, OURS
-from bench.running import BenchError, Peer, free_port, process, which
+from bench.running import BenchError, Peer, process, which
 
 NAMES = (OURS, "express", "flask")
 DATABASE_CONNECTIONS = 10

@@ -27,6 +27,7 @@ from bench import peers
 from bench.agent import cpu_of_tree, tree
 from bench.machine import raise_descriptor_limit, version
 from bench.peers import Command, Endpoints, Plan
+from bench.ports import free_port
 from bench.record import AGAIN, OURS
 
 START_SECONDS = 30.0
@@ -207,12 +208,6 @@ def accepts(address: Address) -> bool:
     except OSError:
         return False
     return True
-
-
-def free_port(host: str) -> int:
-    with socket.socket() as sock:
-        sock.bind((host, 0))
-        return int(sock.getsockname()[1])
 
 
 def endpoints(hosts: Sequence[str]) -> tuple[Address, ...]:

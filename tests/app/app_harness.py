@@ -10,10 +10,12 @@ from pathlib import Path
 
 import aiohttp
 
+from bench.ports import free_port
+
 sys.path.append(str(Path(__file__).parent.parent / "db"))
 
 import database_servers
-from database_servers import DatabaseServer, free_port
+from database_servers import DatabaseServer
 
 from scaleup.app.__main__ import serve
 from scaleup.app.address import DatabaseAddress

@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pymysql
-from database_servers import PASSWORD, free_port
+from database_servers import PASSWORD
 
+from bench.ports import free_port
 from scaleup.net.addresses import Endpoint
 
 START_SECONDS = 60.0

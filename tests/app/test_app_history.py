@@ -23,9 +23,11 @@ from pathlib import Path
 import aiohttp
 import pymysql
 import pytest
-from database_servers import PASSWORD, DatabaseServer, free_port, start_database
+from database_servers import PASSWORD, DatabaseServer, start_database
 from history import History
 from needs import requires
+
+from bench.ports import free_port
 
 RESULTS = Path(__file__).parents[2] / "bench" / "results" / "history.json"
 SOAK_SEED, SOAK_ROUNDS = 20261123, 20

@@ -10,9 +10,10 @@ from datetime import datetime
 
 import pytest
 from app_harness import make_pool, run_app
-from database_servers import PASSWORD, DatabaseServer, database, free_port
+from database_servers import PASSWORD, DatabaseServer, database
 from needs import requires
 
+from bench.ports import free_port
 from scaleup.app.address import DatabaseAddress
 from scaleup.app.migrate import migrate
 from scaleup.app.outcomes import DatabaseAwayError

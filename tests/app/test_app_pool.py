@@ -10,10 +10,11 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 from app_harness import make_pool, until
-from database_servers import PASSWORD, DatabaseServer, free_port
+from database_servers import PASSWORD, DatabaseServer
 from needs import requires
 from pymysql.err import OperationalError, ProgrammingError
 
+from bench.ports import free_port
 from scaleup.app.address import DatabaseAddress
 from scaleup.app.outcomes import (
     DatabaseAwayError,

@@ -12,7 +12,9 @@ import urllib.request
 from collections.abc import Iterator
 
 import pytest
-from database_servers import PASSWORD, DatabaseServer, database, free_port
+from database_servers import PASSWORD, DatabaseServer, database
+
+from bench.ports import free_port
 
 pytestmark = pytest.mark.slow
 

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 from app_harness import make_pool, until
-from database_servers import PASSWORD, DatabaseServer, free_port
+from database_servers import PASSWORD, DatabaseServer
 from needs import requires
 
+from bench.ports import free_port
 from scaleup.app.address import DatabaseAddress
 from scaleup.app.idempotency import Key
 from scaleup.app.migrate import migrate

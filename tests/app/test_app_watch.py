@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 from app_harness import App, address_of, make_pool, run_app, until
-from database_servers import DatabaseServer, free_port, start_database
+from database_servers import DatabaseServer, start_database
 from database_servers import database as database_server
 from needs import requires
 
+from bench.ports import free_port
 from scaleup.app.address import DatabaseAddress
 from scaleup.app.migrate import Migration, migrate, migrations
 from scaleup.app.pool import Pool

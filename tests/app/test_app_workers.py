@@ -14,8 +14,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from database_servers import DatabaseServer, database, free_port
+from database_servers import DatabaseServer, database
 from test_app_processes import fails, start, url
+
+from bench.ports import free_port
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ import pytest
 from bench import load, transfer
 from bench.generator import Generator, GeneratorError, percentiles
 from bench.load import Load
+from bench.ports import free_port
 from bench.running import BenchError
 from bench.server import Server
 
@@ -26,9 +27,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def server() -> Iterator[tuple[str, int]]:
     """bench.server as the process that it is."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
+    port = free_port()
     process = subprocess.Popen(
         [sys.executable, "-m", "bench.server", "--listen", f"127.0.0.1:{port}"], cwd=ROOT
     )

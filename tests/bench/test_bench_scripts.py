@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 from needs import requires
 
+from bench.ports import free_port
 from bench.profile import in_summary
 from bench.record import Record
-from bench.running import accepts, free_port
+from bench.running import accepts
 
 pytestmark = pytest.mark.slow  # real processes
 

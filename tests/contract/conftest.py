@@ -17,7 +17,8 @@ from db import database_servers
 from db.database_servers import DatabaseServer
 
 from bench import applications
-from bench.running import await_answer, free_port, process
+from bench.ports import free_port
+from bench.running import await_answer, process
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ import contextlib
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -114,13 +113,6 @@ def thread_states(pid: int) -> list[str]:
     """proc(5): R running, S sleeping, T stopped, …"""
     stats = [(task / "stat").read_text() for task in Path(f"/proc/{pid}/task").iterdir()]
     return [stat.rpartition(")")[2].split()[0] for stat in stats]
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 def start_database(engine: str, *, port: int = 0, arguments: Sequence[str] = ()) -> DatabaseServer:

@@ -17,8 +17,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from database_servers import PASSWORD, database, free_port, start_database
+from database_servers import PASSWORD, database, start_database
 from needs import requires
+
+from bench.ports import free_port
 
 pytestmark = pytest.mark.slow
 

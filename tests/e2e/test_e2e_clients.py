@@ -26,7 +26,8 @@ from lb.nodes import Node, eventually
 from needs import SEARCH_PATH, requires
 from upstream.mariadb_server import mariadb_server
 
-from bench.running import accepts, free_port
+from bench.ports import free_port
+from bench.running import accepts
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(90)]
 

@@ -13,7 +13,7 @@ import pytest
 from e2e.programs import PATIENCE_SECONDS, running
 from needs import requires
 
-from bench.running import free_port
+from bench.ports import free_port
 
 STREAM_MODULE = "/usr/lib/nginx/modules/ngx_stream_module.so"
 

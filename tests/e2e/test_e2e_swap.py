@@ -17,7 +17,9 @@ import pytest
 from e2e.running import RunningStack, start_stack, stop_stack
 from e2e.serving import ask, assert_serves
 from needs import SEARCH_PATH, requires
-from web.outside import free_port, web
+from web.outside import web
+
+from bench.ports import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(90), requires("haproxy", "nginx")]
 

@@ -25,8 +25,10 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from web.misbehaving import body_of
-from web.outside import LOOK_SECONDS, PATIENCE_SECONDS, Address, Process, free_port, web
+from web.outside import LOOK_SECONDS, PATIENCE_SECONDS, Address, Process, web
 from web.visiting import Ask, Attempt, Visitors, longest_gap, percentile
+
+from bench.ports import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -17,6 +16,8 @@ import psutil
 from lb.servers import Client
 from prometheus_client.parser import text_string_to_metric_families
 
+from bench.ports import free_port
+
 PATIENCE_SECONDS = 20.0
 LOOK_SECONDS = 0.005  # between two looks; nothing is inferred from it
 
@@ -28,13 +29,6 @@ def eventually(condition: Callable[[], object], seconds: float = PATIENCE_SECOND
     while not condition():
         assert time.monotonic() < deadline, f"not within {seconds} s"
         time.sleep(LOOK_SECONDS)
-
-
-def free_port(host: str) -> int:
-    with socket.socket() as sock:
-        sock.bind((host, 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 def is_gone(process: psutil.Process) -> bool:

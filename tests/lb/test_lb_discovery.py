@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 from name_server import NameServer, name_server
-from nodes import Node, eventually, free_port
+from nodes import Node, eventually
 from servers import Backend, Client, EchoServer
 
+from bench.ports import free_port
 from scaleup.config import load
 from scaleup.errors import ConfigurationError
 from scaleup.lb import discovery

@@ -13,9 +13,10 @@ from typing import Any
 
 import psutil
 import pytest
-from nodes import VRRP, WORKER, Node, eventually, first_answer, free_port, is_gone
+from nodes import VRRP, WORKER, Node, eventually, first_answer, is_gone
 from servers import Client, EchoServer, is_refused
 
+from bench.ports import free_port
 from scaleup.net.addresses import Endpoint
 from scaleup.net.sockets import bound, endpoint_of, listening
 
@@ -82,7 +83,14 @@ class Cluster:
 
     def __init__(self, start: Start, virtual: tuple[str, int], key: str, *arguments: str) -> None:
         self._start, self._virtual, self._arguments = start, virtual, arguments
-        self._election = ["--vip", VIP, "--vrrp-port", str(free_port(HOST)), "--interval", str(INTERVAL)]
+        self._election = [
+            "--vip",
+            VIP,
+            "--vrrp-port",
+            str(free_port(HOST, socket.SOCK_DGRAM)),
+            "--interval",
+            str(INTERVAL),
+        ]
         self._election += ["--auth", key]
 
     def lb1(self, *more: str) -> Node:

@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 from e2e.browser import open_browser, open_page
 from needs import requires
-from nodes import Node, free_port
+from nodes import Node
 from servers import Client, EchoServer
+
+from bench.ports import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone, requires("chromium")]
 

@@ -15,9 +15,10 @@ from typing import Any
 
 import psutil
 import pytest
-from nodes import WORKER, Node, eventually, free_port
+from nodes import WORKER, Node, eventually
 from servers import Client, EchoServer
 
+from bench.ports import free_port
 from bench.running import accepts
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(180)]

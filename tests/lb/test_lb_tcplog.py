@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from needs import SEARCH_PATH, requires
 from servers import Backend, Client, EchoServer
 
+from bench.ports import free_port
 from scaleup.lb.tcplog import STATES, Cause, Finished, Phase, Timers, json_object, line, termination
 
 PATIENCE_SECONDS = 20.0
@@ -238,7 +239,7 @@ class HAProxy:
         self._log.settimeout(PATIENCE_SECONDS)
         server = stack.enter_context(contextlib.closing(EchoServer("s1")))
         refusing, silent = (stack.enter_context(contextlib.closing(Backend())) for _ in range(2))
-        self.ports = {name: free_port() for name in ("echo", "closed", "silent", "empty")}
+        self.ports = {name: free_port("127.0.64.9") for name in ("echo", "closed", "silent", "empty")}
         (folder / "haproxy.cfg").write_text(
             CONFIGURATION.format(
                 log="{}:{}".format(*self._log.getsockname()),
@@ -271,13 +272,6 @@ class HAProxy:
             assert re.fullmatch(r"<134>[A-Z][a-z]{2} [ 0-9]\d \d\d:\d\d:\d\d haproxy\[\d+", header), text
             if LINE.fullmatch(rest):
                 return rest
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.64.9", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 def reset(client: Client) -> None:

@@ -19,8 +19,10 @@ from typing import Any
 import pytest
 from haproxyadmin import haproxy
 from needs import SEARCH_PATH, requires
-from nodes import PATIENCE_SECONDS, Node, eventually, free_port
+from nodes import PATIENCE_SECONDS, Node, eventually
 from servers import Client, EchoServer
+
+from bench.ports import free_port
 
 pytestmark = [pytest.mark.slow, requires("haproxy", "hatop")]
 

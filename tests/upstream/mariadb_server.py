@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+from bench.ports import free_port
 
 
 @contextlib.contextmanager
 def mariadb_server(host: str, *sql: str) -> Iterator[int]:
     """It listens on `host`; yields the port. `sql` is executed first; three errors of a host, and it is refused."""
     with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
-        with socket.socket() as finder:
-            finder.bind((host, 0))
-            port: int = finder.getsockname()[1]
+        port = free_port(host)
         folder = Path(name)
         folder.chmod(0o755)
         data = folder / "data"

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from lb.nodes import free_port
 from needs import SEARCH_PATH, requires
 
+from bench.ports import free_port
 from scaleup.net.addresses import Endpoint
 from scaleup.upstream.names import DENIED_TTL_SECONDS, Answer, Resolver, Unanswered
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from ipaddress import ip_address
 from typing import Any
 
+from bench.ports import free_port
 from scaleup.vrrp.arrangement import Arrangement
 from scaleup.vrrp.auth import Authenticator
 from scaleup.vrrp.daemon import Daemon
@@ -28,14 +29,6 @@ async def until(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(PATIENCE_SECONDS):
         while not condition():  # noqa: ASYNC110 - conditions of any kind
             await asyncio.sleep(0.002)
-
-
-def free_port() -> int:
-    """A UDP port that no address of this host uses."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.bind(("0.0.0.0", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 class RecordingOwner:
@@ -163,11 +156,16 @@ class Peer:
         self._socket.close()
 
 
+def free_udp_port() -> int:
+    """A UDP port that no address of this host uses."""
+    return free_port("0.0.0.0", socket.SOCK_DGRAM)
+
+
 class Stage:
     """What a test has put up on one port, to be taken down with it."""
 
     def __init__(self) -> None:
-        self.port = free_port()
+        self.port = free_udp_port()
         self._closing = contextlib.ExitStack()
 
     def node(self, address: str, *peers: str, start: bool = True, **settings: Any) -> Node:

@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
-from elections import Peer, free_port, until
+from elections import Peer, free_udp_port, until
 
 from scaleup.net.addresses import Endpoint
 from scaleup.net.sockets import bound
@@ -39,7 +39,7 @@ def listener() -> Iterator[socket.socket]:
 
 @pytest.fixture
 def port() -> int:
-    return free_port()
+    return free_udp_port()
 
 
 @pytest.fixture

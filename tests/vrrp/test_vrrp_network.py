@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from ipaddress import ip_address
 
 import pytest
-from elections import free_port
+from elections import free_udp_port
 
 from scaleup.errors import StartupError
 from scaleup.net.sockets import IP_RECVTTL
@@ -21,7 +21,7 @@ LOOPBACK6 = ip_address("::1")
 
 @pytest.fixture
 def port() -> int:
-    return free_port()
+    return free_udp_port()
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from ipaddress import ip_address
 
 import pytest
-from elections import VIP, Peer, RecordingOwner, free_port, until
+from elections import VIP, Peer, RecordingOwner, free_udp_port, until
 
 from scaleup.vrrp.arrangement import Arrangement, Check, RouterPolicy, SyncGroup
 from scaleup.vrrp.daemon import Daemon
@@ -30,7 +30,7 @@ class Pair:
         self.rules: dict[str, str] = {}
         instances: list[Instance] = []
         for vrid, priority in ((51, 150), (52, 100)):
-            port = free_port()
+            port = free_udp_port()
             election = Election.model_validate(
                 {
                     "vip": [str(VIP)],

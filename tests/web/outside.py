@@ -25,13 +25,6 @@ LOOK_SECONDS = 0.005  # between two looks; nothing is inferred from it
 Address = tuple[str, int]
 
 
-def free_port(host: str = "127.0.0.1") -> int:
-    with socket.socket() as sock:
-        sock.bind((host, 0))
-        port: int = sock.getsockname()[1]
-        return port
-
-
 def reachable(address: Address) -> None:
     """Wait until somebody accepts there."""
     deadline = time.monotonic() + PATIENCE_SECONDS

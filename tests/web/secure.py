@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import trustme
-from web.outside import ANSWER_SECONDS, Address, free_port
+from web.outside import ANSWER_SECONDS, Address
+
+from bench.ports import free_port
 
 
 class Authority:

@@ -22,13 +22,14 @@ from web.outside import (
     Process,
     answers,
     exchange,
-    free_port,
     metrics,
     reachable,
     until,
     web,
 )
 from web.recorder import Recorder
+
+from bench.ports import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
 

@@ -21,7 +21,9 @@ from pathlib import Path
 import pytest
 from needs import SEARCH_PATH, requires
 from web.catalogue_of_files import CASES, Case, make_site
-from web.outside import PATIENCE_SECONDS, Address, Answer, answers, exchange, free_port, web
+from web.outside import PATIENCE_SECONDS, Address, Answer, answers, exchange, web
+
+from bench.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 MODULE = "/usr/lib/nginx/modules/ngx_http_brotli_static_module.so"

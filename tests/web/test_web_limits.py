@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from web.outside import ANSWER_SECONDS, Address, answers, exchange, free_port, metrics, until, web
+from web.outside import ANSWER_SECONDS, Address, answers, exchange, metrics, until, web
 from web.secure import Authority, secure_port
 
+from bench.ports import free_port
 from scaleup.net.addresses import Endpoint
 from scaleup.net.proxy_protocol import v2
 

@@ -16,8 +16,10 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from web.outside import ANSWER_SECONDS, Address, Answer, Process, answers, exchange, free_port, reachable, web
+from web.outside import ANSWER_SECONDS, Address, Answer, Process, answers, exchange, reachable, web
 from web.recorder import ANSWER, Recorder, whole
+
+from bench.ports import free_port
 
 pytestmark = pytest.mark.timeout(120)
 

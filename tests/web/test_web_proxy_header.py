@@ -13,7 +13,6 @@ from web.outside import (
     Process,
     answers,
     exchange,
-    free_port,
     metrics,
     reachable,
     until,
@@ -22,6 +21,7 @@ from web.outside import (
 from web.recorder import Recorder, whole
 from web.secure import Authority, secure_port
 
+from bench.ports import free_port
 from scaleup.net.addresses import Endpoint
 from scaleup.net.proxy_protocol import v1, v2, v2_local
 

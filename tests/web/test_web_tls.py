@@ -14,9 +14,11 @@ from pathlib import Path
 
 import pytest
 from needs import requires
-from web.outside import Address, Process, answers, exchange, free_port, metrics, until, web
+from web.outside import Address, Process, answers, exchange, metrics, until, web
 from web.recorder import Recorder, whole
 from web.secure import Authority, names_of, rest, secure_port
+
+from bench.ports import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
 

@@ -24,11 +24,12 @@ from web.outside import (
     Address,
     Process,
     answers,
-    free_port,
     metrics,
     web,
 )
 from web.secure import Authority, rest, secure_port
+
+from bench.ports import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
 

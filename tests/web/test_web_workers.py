@@ -14,9 +14,11 @@ from pathlib import Path
 
 import psutil
 import pytest
-from web.outside import Address, Process, answers, exchange, free_port, metrics, until
+from web.outside import Address, Process, answers, exchange, metrics, until
 from web.secure import Authority, secure_port
 from web.visiting import Ask, Visitors
+
+from bench.ports import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(90)]
 on_one_loop = pytest.mark.asyncio(loop_factories=["asyncio"])  # the visitors'; the processes have their own
