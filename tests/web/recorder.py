@@ -94,33 +94,41 @@ class Recorder:
 
     def _run(self) -> None:
         while True:
-            ready = [key.fileobj for key, _ in self._selector.select()]
-            if self._woken in ready:
+            if self._woken in [key.fileobj for key, _ in self._selector.select()]:
                 return
-            if self._listener in ready:
-                sock, _ = self._listener.accept()
-                sock.setblocking(False)
-                self._selector.register(sock, selectors.EVENT_READ)
-                with self._lock:
-                    self._received[sock], self._answered[sock] = b"", 0
             with self._lock:
-                for sock in [one for one in ready if one in self._received]:
-                    self._read(sock)
+                while self._sweep():  # once more than something came: what came before that has been read too
+                    pass
                 for sock in list(self._received):
                     self._answer(sock)
 
-    def _read(self, sock: socket.socket) -> None:
+    def _sweep(self) -> bool:
+        """Takes all connections, and what came on each. Whether there was anything."""
+        found = False
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                sock, _ = self._listener.accept()
+                sock.setblocking(False)
+                self._selector.register(sock, selectors.EVENT_READ)
+                self._received[sock], self._answered[sock] = b"", 0
+                found = True
+        return sum(self._read(sock) for sock in list(self._received)) > 0 or found
+
+    def _read(self, sock: socket.socket) -> bool:
         try:
             data = sock.recv(1 << 20)
+        except BlockingIOError:
+            return False
         except OSError:
             data = b""
         if data:
             self._received[sock] += data
-            return
+            return True
         self._selector.unregister(sock)
         self._history.append(self._received.pop(sock))
         del self._answered[sock]
         sock.close()
+        return True
 
     def _answer(self, sock: socket.socket) -> None:
         received = self._received[sock]
