@@ -4,6 +4,7 @@
     directory     the data: kept or temporary; locked; leftovers of killed processes removed
     program       a foreign program as a child that cannot outlive us
     mariadb       a private MariaDB (or MySQL): install, start, stop
+    replication   a primary and replicas that follow it
     settings, __main__
 
 The embedded engine, MySQL's protocol in front of SQLite, is for trying things out where no MariaDB is:

@@ -10,7 +10,9 @@ from typing import Protocol
 from scaleup.db.directory import DataDirectory
 from scaleup.db.engines import Choice, choose
 from scaleup.db.mariadb import ServerEngine, installed
+from scaleup.db.replication import ReplicatedEngine, folders
 from scaleup.db.settings import DbSettings
+from scaleup.errors import ConfigurationError
 from scaleup.net.sockets import endpoint_of, listening
 from scaleup.processes import Process, run
 
@@ -59,6 +61,13 @@ async def _run(settings: DbSettings, process: Process, directory: DataDirectory,
 
 
 def _make(settings: DbSettings, directory: DataDirectory, choice: Choice) -> Engine:
+    if settings.replicas:
+        return ReplicatedEngine(choice, settings, directory)
+    if left := folders(directory):
+        raise ConfigurationError(
+            f"--data {directory.path}: replicas have followed this database ({left[0]}) and would miss what is "
+            f"written now: say --replicas {len(left)}, or remove their directories"
+        )
     if choice.engine != "embedded":
         return ServerEngine(choice, settings, directory)
     from scaleup.db.embedded import EmbeddedEngine  # brings sqlglot, which takes long to import

@@ -12,13 +12,15 @@ MySQL (`mysqld`) is written by its manual and has not been tried: Debian does no
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import pwd
 import secrets
 import shutil
 import socket
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import aiomysql
@@ -48,7 +50,6 @@ _SMALL = (
     "--table-open-cache=400",
     "--performance-schema=OFF",
     "--skip-name-resolve",
-    "--skip-log-bin",
 )
 _SMALL_MARIADB = ("--innodb-log-file-size=8M", "--aria-pagecache-buffer-size=1M")
 _THROW_AWAY = ("--innodb-flush-log-at-trx-commit=0", "--innodb-doublewrite=0")
@@ -68,41 +69,79 @@ def installed() -> dict[str, str]:
     return found
 
 
-class ServerEngine:
-    """mariadbd or mysqld; the methods are explained in __main__.Engine."""
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What a server has to do among others. `statements`: of its init-file, behind those that make the user."""
 
-    def __init__(self, choice: Choice, settings: DbSettings, directory: DataDirectory) -> None:
+    arguments: tuple[str, ...] = ("--skip-log-bin",)
+    statements: tuple[str, ...] = ()
+
+
+ALONE = Part()
+
+
+class ServerEngine:
+    """mariadbd or mysqld; the methods are explained in __main__.Engine. `data`: if not the engine's directory."""
+
+    def __init__(
+        self, choice: Choice, settings: DbSettings, directory: DataDirectory, data: Path | None = None
+    ) -> None:
         assert choice.program is not None
         self._program_path, self._is_mariadb = choice.program, choice.engine == "mariadb"
         self._settings, self._directory = settings, directory
         self._password = settings.user_password()
-        self._data = directory.of(choice.engine)
-        self._endpoint = settings.listen
+        self.data = data or directory.of(choice.engine)
+        self.endpoint = settings.listen
+        self._part = ALONE
         self._user: str | None = None
         self._server: Program | None = None
 
     async def start(self, sock: socket.socket) -> str:
-        self._endpoint = endpoint_of(sock)  # it was free: now it is the server's
-        sock.close()
+        await self.install()
+        return await self.launch(sock)
+
+    async def install(self) -> None:
+        """Make the data, if there are none. Raises StartupError."""
         if os.geteuid() == 0:
-            self._user = _somebody_else(self._data)
+            self._user = _somebody_else(self.data)
             self._directory.give_to(self._user)
+        if not self.data.exists():
+            async with self._in_time():
+                await self._install()
+
+    async def launch(self, sock: socket.socket, part: Part = ALONE) -> str:
+        """Serve where `sock` listens. Raises StartupError."""
+        self.endpoint = endpoint_of(sock)  # it was free: now it is the server's
+        sock.close()
+        self._part = part
+        return await self.launch_again()
+
+    async def launch_again(self) -> str:
+        """Where it served before, with the same part."""
+        async with self._in_time():
+            init_file = self._write(self.data / "init.sql", self._init_statements())
+            try:
+                self._server = await Program.start(
+                    self._arguments(init_file), user=self._user, directory=self.data
+                )
+                return await self._until_it_accepts()
+            finally:
+                init_file.unlink()  # it has the password
+
+    async def copy_from(self, other: ServerEngine) -> None:
+        """The data of another, which is not running."""
+        unfinished = await self._begun()
+        await self._make(["cp", "--archive", f"{other.data}/.", str(unfinished)], unfinished)
+
+    @contextlib.asynccontextmanager
+    async def _in_time(self) -> AsyncIterator[None]:
+        seconds = self._settings.start_timeout
         try:
-            async with asyncio.timeout(self._settings.start_timeout):
-                if not self._data.exists():
-                    await self._install()
-                init_file = self._write(self._data / "init.sql", self._init_statements())
-                try:
-                    self._server = await Program.start(
-                        self._arguments(init_file), user=self._user, directory=self._data
-                    )
-                    return await self._until_it_accepts()
-                finally:
-                    init_file.unlink()  # it has the password
+            async with asyncio.timeout(seconds):
+                yield
         except TimeoutError:
-            raise StartupError(
-                f"{self._program_path} is not ready after {self._settings.start_timeout:g} s; see --start-timeout"
-            ) from None
+            reason = f"{self._program_path} is not ready after {seconds:g} s; see --start-timeout"
+            raise StartupError(reason) from None
 
     async def check(self) -> str | None:
         try:
@@ -121,21 +160,26 @@ class ServerEngine:
             await self._server.stop(grace)
 
     async def _install(self) -> None:
-        """Make a data directory, under another name until it is whole."""
-        unfinished = self._data.with_name(f"{self._data.name}.unfinished")
-        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished = await self._begun()
+        await self._make(self._install_arguments(unfinished), unfinished)
+
+    async def _begun(self) -> Path:
+        """A data directory under another name, until it is whole."""
+        unfinished = self.data.with_name(f"{self.data.name}.unfinished")
+        await asyncio.to_thread(shutil.rmtree, unfinished, ignore_errors=True)
         unfinished.mkdir(mode=0o700)
         self._own(unfinished)
-        installer = await Program.start(
-            self._install_arguments(unfinished), user=self._user, directory=unfinished
-        )
+        return unfinished
+
+    async def _make(self, command: Sequence[str], unfinished: Path) -> None:
+        maker = await Program.start(command, user=self._user, directory=unfinished)
         try:
-            code = await installer.wait()
+            code = await maker.wait()
         finally:
-            await installer.stop(0)
+            await maker.stop(0)
         if code != 0:
-            raise StartupError(f"{installer.name} failed (code {code}) in {unfinished}:\n{installer.tail}")
-        unfinished.rename(self._data)
+            raise StartupError(f"{maker.name} failed (code {code}) in {unfinished}:\n{maker.tail}")
+        os.rename(unfinished, self.data)
 
     def _install_arguments(self, path: Path) -> Sequence[str]:
         if not self._is_mariadb:
@@ -158,14 +202,15 @@ class ServerEngine:
         return [
             self._program_path,
             "--no-defaults",
-            f"--datadir={self._data}",
+            f"--datadir={self.data}",
             "--socket=server.sock",  # in the data directory; a whole path may be too long for a socket
-            f"--pid-file={self._data / 'server.pid'}",
-            f"--tmpdir={self._data}",
-            f"--bind-address={self._endpoint.host}",
-            f"--port={self._endpoint.port}",
+            f"--pid-file={self.data / 'server.pid'}",
+            f"--tmpdir={self.data}",
+            f"--bind-address={self.endpoint.host}",
+            f"--port={self.endpoint.port}",
             f"--init-file={init_file}",
             *self._tls(),
+            *self._part.arguments,
             *_SMALL,
             *(_SMALL_MARIADB if self._is_mariadb else ("--mysqlx=OFF",)),
             *(() if self._directory.keep else _THROW_AWAY),
@@ -180,7 +225,7 @@ class ServerEngine:
                     text = path.read_text()
                 except OSError as error:
                     raise StartupError(f"--{option} {path}: {error.strerror}") from None
-                arguments.append(f"--{option}={self._write(self._data / f'{option}.pem', text)}")
+                arguments.append(f"--{option}={self._write(self.data / f'{option}.pem', text)}")
         return arguments
 
     def _init_statements(self) -> str:
@@ -189,10 +234,12 @@ class ServerEngine:
         user, password = f"'{settings.user}'@'%'", _quoted(self._password)
         pattern = settings.database.replace("_", r"\_")  # in a GRANT, _ stands for any character
         statements = [
+            "SET SESSION sql_log_bin = 0",  # each server does this for itself
             f"CREATE DATABASE IF NOT EXISTS `{settings.database}` CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
             f"CREATE USER IF NOT EXISTS {user}",
             f"ALTER USER {user} IDENTIFIED BY {password}",
             f"GRANT {RIGHTS} ON `{pattern}`.* TO {user}",
+            *self._part.statements,
         ]
         if not self._is_mariadb:
             statements.append(f"ALTER USER 'root'@'localhost' IDENTIFIED BY '{secrets.token_hex()}'")
@@ -213,8 +260,8 @@ class ServerEngine:
         anywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}
         async with asyncio.timeout(LOGIN_SECONDS):
             connection = await aiomysql.connect(
-                host=anywhere.get(self._endpoint.host, self._endpoint.host),
-                port=self._endpoint.port,
+                host=anywhere.get(self.endpoint.host, self.endpoint.host),
+                port=self.endpoint.port,
                 user=settings.user,
                 password=self._password.encode().decode("latin1"),  # aiomysql encodes it as latin1
                 db=settings.database,

@@ -14,30 +14,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-import psutil
 import pymysql
 
 from scaleup.net.addresses import Endpoint
 
 PASSWORD = "pä'ss\\word"  # with what needs quoting in SQL, and what latin1 and UTF-8 write differently
-STARTED = re.compile(r"on (127\.0\.0\.1:\d+), data in (.*)$")
+STARTED = re.compile(r"\) on (127\.0\.0\.1:\d+), data in (.*)$")
 
 
-@dataclass
-class DatabaseServer:
-    """A running one. `log`: its stderr; `said`: what it logged until it was ready."""
+class Sql:
+    """A server of SQL that answers at `endpoint`. `data`: its directory (MariaDB)."""
 
-    engine: str
     endpoint: Endpoint
-    directory: str
-    process: subprocess.Popen[str]
-    log: IO[str]
-    said: str
+    data: Path
 
     def server_pid(self) -> int:
-        """The process that serves SQL: mariadbd, or for the embedded engine scaleup.db itself."""
-        children = psutil.Process(self.process.pid).children()
-        return children[0].pid if children else self.process.pid
+        """The process that serves SQL."""
+        return int((self.data / "server.pid").read_text())
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -73,7 +66,7 @@ class DatabaseServer:
 
     def as_owner(self, sql: str) -> None:
         """As the user of the system who owns the data, and may do everything (MariaDB only)."""
-        (sock,) = Path(self.directory).glob("**/server.sock")
+        sock = self.data / "server.sock"
         owner = sock.owner()
         subprocess.run(
             ["mariadb", "--no-defaults", f"--socket={sock}", f"--user={owner}", "-e", sql],
@@ -81,6 +74,33 @@ class DatabaseServer:
             check=True,
             timeout=10,
         )
+
+
+@dataclass
+class Replica(Sql):
+    endpoint: Endpoint
+    data: Path
+
+
+@dataclass
+class DatabaseServer(Sql):
+    """A running scaleup.db. `log`: its stderr; `said`: what it logged until it was ready."""
+
+    engine: str
+    endpoint: Endpoint
+    directory: str
+    process: subprocess.Popen[str]
+    log: IO[str]
+    said: str
+
+    def __post_init__(self) -> None:
+        self.data = Path(self.directory) / "mariadb"
+        found = re.finditer(r"a replica on (\S+), data in (.*)$", self.said, re.MULTILINE)
+        self.replicas = [Replica(Endpoint.parse(each[1]), Path(each[2])) for each in found]
+
+    def server_pid(self) -> int:
+        """mariadbd, or for the embedded engine scaleup.db itself."""
+        return super().server_pid() if self.data.exists() else self.process.pid
 
     def empty(self) -> None:
         with self.connection() as connection, connection.cursor() as cursor:
