@@ -7,8 +7,11 @@
     outcomes ●      what an error of the database leaves behind: done, not done, unknown
     encryption   TLS to the database
     pool            connections to the database; every use has a deadline, and who would wait too long is told so
+    position ●      how far a database has got: MariaDB's GTIDs
     transactions    all or nothing, again if need be, within the deadline
     lookup          rows by their key, for many who ask at once
+    replicas        which replica may answer a request, if any
+    session         what a client has seen, which it carries along
     store           the queries
     migrate         the schema's versions, migrations/NNNN_name.sql
     migrate_command the same by hand, and a user for applications who may only read and write rows

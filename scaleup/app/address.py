@@ -54,6 +54,10 @@ class DatabaseAddress:
             raise ValueError(f"{text!r} names a host twice")
         return cls(unquote(user), first, database, tuple(others))
 
+    def at(self, host: Endpoint) -> DatabaseAddress:
+        """The same database at this host, whatever its role."""
+        return DatabaseAddress(self.user, host, self.database)
+
     @property
     def endpoints(self) -> tuple[Endpoint, ...]:
         """All of them, in the order in which they are tried."""

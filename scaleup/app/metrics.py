@@ -9,11 +9,14 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from scaleup.app.pool import Pool
+from scaleup.app.replicas import Replicas
 from scaleup.app.transactions import Transactions
 from scaleup.app.upkeep import Clicks
 
 
-def measure(registry: CollectorRegistry, pool: Pool, transactions: Transactions, clicks: Clicks) -> None:
+def measure(
+    registry: CollectorRegistry, pool: Pool, transactions: Transactions, clicks: Clicks, replicas: Replicas
+) -> None:
     """Read at each scrape; nothing is counted twice."""
 
     def collect() -> Iterator[Metric]:
@@ -25,6 +28,17 @@ def measure(registry: CollectorRegistry, pool: Pool, transactions: Transactions,
         yield connections
         yield GaugeMetricFamily("scaleup_app_database_waiting", "Uses waiting for a connection", pool.waiting)
         yield GaugeMetricFamily("scaleup_app_clicks_waiting", "Clicks that are to be written", clicks.waiting)
+        if replicas.all:
+            usable = GaugeMetricFamily(
+                "scaleup_app_replica_usable", "Processes that read from this replica", labels=["replica"]
+            )
+            uses = CounterMetricFamily(
+                "scaleup_app_replica_uses", "Times that this replica was asked", labels=["replica"]
+            )
+            for it in replicas.all:
+                usable.add_metric([str(it.endpoint)], it.reason is None)
+                uses.add_metric([str(it.endpoint)], it.pool.uses)
+            yield from (usable, uses)
         for name, text, value in (
             ("database_opened", "Connections made", pool.opened),
             ("database_refused", "Uses that found no connection in time", pool.refused),

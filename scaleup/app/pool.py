@@ -123,6 +123,8 @@ class Pool:
         """How many were not let in, or gave up waiting."""
         self.opened = 0
         """Connections that were made since the start."""
+        self.uses = 0
+        """Times that a connection was used."""
         self._password = password
         self._slots = asyncio.Semaphore(size)
         self._idle: deque[_Connection] = deque()
@@ -155,6 +157,7 @@ class Pool:
                 try:
                     connection = await (self._take() if limit <= self.timeout else self._connect(limit))
                     self.in_use += 1
+                    self.uses += 1
                     begun = clock()
                     try:
                         async with connection.raw.cursor(_Cursor) as cursor:
@@ -172,6 +175,21 @@ class Pool:
             if told is None:
                 raise
             raise told if isinstance(told, DatabaseBusyError) else self._away(told) from error
+
+    async def recheck(self) -> None:
+        """Whether the host that is used may still be; else look for another. Raises DatabaseAwayError.
+
+        A primary that became read-only still answers reads, with what is no longer the truth.
+        """
+        try:
+            async with self.cursor() as cursor:
+                await _check_usable(cursor.connection)
+        except DatabaseBusyError:  # next time
+            pass
+        except DatabaseAwayError:
+            self._drop_idle()
+            async with self.cursor():  # on a new connection: to a host that may
+                pass
 
     async def warm(self) -> None:
         """Make the first connections before anybody waits for them. Raises DatabaseAwayError."""

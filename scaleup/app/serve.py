@@ -12,12 +12,14 @@ import logging
 import random
 import socket
 from collections.abc import Sequence
+from functools import partial
 
 from pymysql.err import Error
 
 from scaleup.app.metrics import measure
 from scaleup.app.outcomes import DatabaseAwayError
 from scaleup.app.pool import Pool
+from scaleup.app.replicas import Replica, Replicas
 from scaleup.app.server import HttpServer
 from scaleup.app.settings import AppSettings
 from scaleup.app.store import Store
@@ -30,23 +32,34 @@ from scaleup.processes import Process
 
 log = logging.getLogger(__name__)
 
+REPLICA_SHARE = 1 / 3
+"""Of the time that a request may spend on the database: a replica that does not answer leaves the rest."""
+
 
 async def serve(settings: AppSettings, process: Process, sockets: Sequence[socket.socket]) -> None:
     """Serve on those listening sockets, which are ours from now on, until the process is told to stop."""
-    pool = Pool(
-        settings.database,
-        settings.password(),
-        size=settings.database_connections,
-        timeout=settings.database_timeout,
-        ssl=settings.database_ssl(),
+    make_pool = partial(
+        Pool, password=settings.password(), size=settings.database_connections, ssl=settings.database_ssl()
     )
-    transactions = Transactions(pool, chance=random.random)
-    store = Store(transactions)
+    pool = make_pool(settings.database, timeout=settings.database_timeout)
+    replicas = [
+        make_pool(settings.database.at(host), timeout=settings.database_timeout * REPLICA_SHARE)
+        for host in settings.database_replica
+    ]
+    transactions = Transactions(pool, chance=random.random, follows=bool(replicas))
+    reading = Replicas(
+        pool,
+        [Replica(it, Transactions(it, chance=random.random, follows=True)) for it in replicas],
+        settings.database_max_lag,
+    )
+    store = Store(transactions, reading)
     clicks = Clicks(store)
-    measure(process.registry, pool, transactions, clicks)
+    measure(process.registry, pool, transactions, clicks, reading)
     watch = Watch(pool, tell=lambda state: process.event("database", state=state))
 
     async def database_readiness() -> str | None:
+        if reading.usable:  # links can be read, whatever befalls the primary
+            return None
         if watch.reason is None:
             try:
                 await store.ping()
@@ -74,6 +87,7 @@ async def serve(settings: AppSettings, process: Process, sockets: Sequence[socke
         async with asyncio.TaskGroup() as tasks:
             watching = tasks.create_task(watch.run(), name="watch the database")
             forgetting = tasks.create_task(keep_forgetting(store, now), name="forget old keys")
+            looking = tasks.create_task(reading.run(), name="watch the replicas")
             tasks.create_task(clicks.keep_flushing(process.stopping), name="write the clicks")
             await server.start(sockets)
             log.info("listening on %s", ", ".join(str(endpoint_of(sock)) for sock in sockets))
@@ -85,8 +99,9 @@ async def serve(settings: AppSettings, process: Process, sockets: Sequence[socke
                 await asyncio.sleep(settings.drain / 2)
             watching.cancel()
             forgetting.cancel()
+            looking.cancel()
     finally:
         await server.stop()
         with contextlib.suppress(DatabaseAwayError, Error):
             await clicks.flush()
-        await pool.close()
+        await asyncio.gather(*(it.close() for it in (pool, *replicas)))

@@ -13,6 +13,7 @@ from pydantic_core import PydanticCustomError
 from scaleup.app import encryption
 from scaleup.app.address import DatabaseAddress, PasswordInUrlError
 from scaleup.app.encryption import SslMode
+from scaleup.app.replicas import LOOK_SECONDS, MAX_LAG_SECONDS
 from scaleup.config import (
     EndpointField,
     EnvironmentOnly,
@@ -78,6 +79,17 @@ example:
         DatabaseAddress("scaleup", Endpoint("127.0.0.1", 3306), "scaleup"),
         description="mysql://USER@HOST:PORT[,HOST:PORT…]/DATABASE; of several hosts the primary is used; "
         "the password comes from a file or SCALEUP_APP_DATABASE_PASSWORD",
+    )
+    database_replica: Annotated[tuple[EndpointField, ...], Flag("HOST:PORT", "database")] = Field(
+        (),
+        max_length=16,
+        description="read links from this replica of it (MariaDB, by GTID); may be repeated",
+    )
+    database_max_lag: Annotated[float, Flag("SECONDS", "database")] = Field(
+        2.0,
+        ge=LOOK_SECONDS,
+        le=MAX_LAG_SECONDS,
+        description="leave out a replica that is more than this behind the primary",
     )
     database_password_file: Annotated[SecretFile, Flag("FILE", "database")] = Field(
         None, description="the password is the first line of this file"

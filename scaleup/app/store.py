@@ -7,23 +7,28 @@ what may be repeated. Every query finds its rows by an index, and reads no more 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from pymysql.err import IntegrityError
 
+from scaleup.app import session
 from scaleup.app.idempotency import Key, KeyReusedError
 from scaleup.app.links import Link
 from scaleup.app.lookup import Lookup
-from scaleup.app.outcomes import DatabaseBusyError
+from scaleup.app.outcomes import DatabaseAwayError, DatabaseBusyError
+from scaleup.app.position import NEWEST, Position
+from scaleup.app.replicas import Replicas
 from scaleup.app.transactions import Transactions
+
+T = TypeVar("T")
 
 INSERT = "INSERT INTO links (code, url, created) VALUES (%s, %s, %s)"
 SELECT = "SELECT id, code, url, clicks, created FROM links WHERE code IN (%s)"
-NEWEST = "SELECT id, code, url, clicks, created FROM links ORDER BY id DESC LIMIT %s"
-OLDER = "SELECT id, code, url, clicks, created FROM links WHERE id < %s ORDER BY id DESC LIMIT %s"
+FIRST_PAGE = "SELECT id, code, url, clicks, created FROM links ORDER BY id DESC LIMIT %s"
+NEXT_PAGE = "SELECT id, code, url, clicks, created FROM links WHERE id < %s ORDER BY id DESC LIMIT %s"
 DELETE = "DELETE FROM links WHERE code = %s"
 SELECT_URL = "SELECT code, url FROM links WHERE code IN (%s)"
 COUNT_CLICKS = "UPDATE links SET clicks = clicks + %s WHERE code = %s"
@@ -55,13 +60,60 @@ class Server:
     connection: int
 
 
-class Store:
-    """All that the application asks of the database. Every method may raise DatabaseAwayError."""
+class Reader:
+    """A server that links are read from. Who asks it for one in the same turn of the loop shares a query."""
 
     def __init__(self, transactions: Transactions) -> None:
         self._transactions = transactions
         self._links = Lookup(self._get)
         self._urls = Lookup(self._url)
+
+    @property
+    def seen(self) -> Position:
+        """A position that covers all that was read here so far."""
+        return self._transactions.seen
+
+    async def get(self, code: str) -> Link | None:
+        return await self._links.get(code)
+
+    async def url(self, code: str) -> str | None:
+        return await self._urls.get(code)
+
+    async def page(self, limit: int, after: int | None) -> list[Link]:
+        query, parameters = (FIRST_PAGE, (limit,)) if after is None else (NEXT_PAGE, (after, limit))
+
+        async def work(cursor: Any) -> list[Link]:
+            await cursor.execute(query, parameters)
+            return [Link(*row) for row in await cursor.fetchall()]
+
+        return await self._transactions.read(work)
+
+    async def _get(self, codes: Sequence[str]) -> dict[str, Link]:
+        return {row[1]: Link(*row) for row in await self._rows(SELECT, codes)}
+
+    async def _url(self, codes: Sequence[str]) -> dict[str, str]:
+        return dict(await self._rows(SELECT_URL, codes))
+
+    async def _rows(self, query: str, codes: Sequence[str]) -> Sequence[Any]:
+        async def work(cursor: Any) -> Sequence[Any]:
+            await cursor.execute(for_many(query, len(codes)), codes)
+            rows: Sequence[Any] = await cursor.fetchall()
+            return rows
+
+        return await self._transactions.read(work)
+
+
+class Store:
+    """All that the application asks of the database. Every method may raise DatabaseAwayError.
+
+    Links are read from a replica, if there is one that has what the current session has seen; everything else
+    is done at the primary.
+    """
+
+    def __init__(self, transactions: Transactions, replicas: Replicas | None = None) -> None:
+        self._transactions, self._replicas = transactions, replicas
+        self._primary = Reader(transactions)
+        self._readers = {it: Reader(it.transactions) for it in replicas.all} if replicas else {}
 
     async def add(self, code: str, url: str, created: datetime) -> Link:
         """Store a new link. `created`: UTC, without a time zone. Raises CodeTakenError."""
@@ -70,7 +122,7 @@ class Store:
             await _insert(cursor, code, url, created)
             return Link(cursor.lastrowid, code, url, 0, created)
 
-        return await self._transactions.statement(work)
+        return await self._write(self._transactions.statement(work))
 
     async def add_once(self, key: Key, response: str, code: str, url: str, created: datetime) -> str:
         """Store a new link and `response`, unless this key has one: return the one that is stored.
@@ -89,7 +141,7 @@ class Store:
             await _insert(cursor, code, url, created)
             return response
 
-        return await self._transactions.transaction(work, repeatable=True)
+        return await self._write(self._transactions.transaction(work, repeatable=True))
 
     async def forget_keys(self, before: datetime) -> int:
         """Delete keys that are older, the oldest first, KEYS_AT_A_TIME at most; how many."""
@@ -105,25 +157,11 @@ class Store:
         return await self._transactions.transaction(work, repeatable=True)
 
     async def get(self, code: str) -> Link | None:
-        return await self._links.get(code)
-
-    async def _get(self, codes: Sequence[str]) -> dict[str, Link]:
-        return {row[1]: Link(*row) for row in await self._rows(SELECT, codes)}
+        return await self._read(lambda reader: reader.get(code))
 
     async def url(self, code: str) -> str | None:
         """The URL to redirect to."""
-        return await self._urls.get(code)
-
-    async def _url(self, codes: Sequence[str]) -> dict[str, str]:
-        return dict(await self._rows(SELECT_URL, codes))
-
-    async def _rows(self, query: str, codes: Sequence[str]) -> Sequence[Any]:
-        async def work(cursor: Any) -> Sequence[Any]:
-            await cursor.execute(for_many(query, len(codes)), codes)
-            rows: Sequence[Any] = await cursor.fetchall()
-            return rows
-
-        return await self._transactions.read(work)
+        return await self._read(lambda reader: reader.url(code))
 
     async def page(self, limit: int, after: int | None = None) -> list[Link]:
         """The newest links, or the newest of those older than the one whose id is `after`.
@@ -131,13 +169,7 @@ class Store:
         A page costs the same however deep it is, and links that come or go meanwhile neither repeat nor
         hide others, as they would with OFFSET.
         """
-        query, parameters = (NEWEST, (limit,)) if after is None else (OLDER, (after, limit))
-
-        async def work(cursor: Any) -> list[Link]:
-            await cursor.execute(query, parameters)
-            return [Link(*row) for row in await cursor.fetchall()]
-
-        return await self._transactions.read(work)
+        return await self._read(lambda reader: reader.page(limit, after))
 
     async def delete(self, code: str) -> bool:
         """Whether there was one."""
@@ -146,7 +178,33 @@ class Store:
             await cursor.execute(DELETE, (code,))
             return bool(cursor.rowcount)
 
-        return await self._transactions.statement(work)
+        return await self._write(self._transactions.statement(work))
+
+    async def _write(self, doing: Awaitable[T]) -> T:
+        try:
+            result = await doing
+        except Exception:
+            self._saw(NEWEST)  # it may be done, or a refusal has told what is there
+            raise
+        self._saw(self._transactions.seen)
+        return result
+
+    async def _read(self, ask: Callable[[Reader], Awaitable[T]]) -> T:
+        if self._replicas and (replica := await self._replicas.choose(session.needed())):
+            try:
+                return await self._read_from(self._readers[replica], ask)
+            except DatabaseAwayError as error:
+                self._replicas.failed(replica, error)
+        return await self._read_from(self._primary, ask)
+
+    async def _read_from(self, reader: Reader, ask: Callable[[Reader], Awaitable[T]]) -> T:
+        result = await ask(reader)
+        self._saw(reader.seen)
+        return result
+
+    def _saw(self, position: Position) -> None:
+        if self._readers:
+            session.saw(position)
 
     async def count_clicks(self, clicks: Mapping[str, int]) -> None:
         """Add to the clicks of each code, all or none. Links that are gone have none to add to."""

@@ -10,12 +10,18 @@ OutcomeUnknownError, which says just that.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from enum import Enum
 from typing import Any, TypeVar
 
+from pymysql.err import Error
+
 from scaleup.app.outcomes import DatabaseAwayError, OutcomeUnknownError, Then, then
 from scaleup.app.pool import Pool
+from scaleup.app.position import NEWEST, START, Position
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -30,11 +36,19 @@ class _Kind(Enum):
     TRANSACTION = "BEGIN … COMMIT"
 
 
-class Transactions:
-    """`chance()`: a number from 0 to 1, for the pauses."""
+POSITION = "SELECT @@GLOBAL.gtid_binlog_pos, @@GLOBAL.gtid_slave_pos"
+POSITION_SECONDS = 0.1
 
-    def __init__(self, pool: Pool, chance: Callable[[], float]) -> None:
-        self._pool, self._chance = pool, chance
+
+class Transactions:
+    """`chance()`: a number from 0 to 1, for the pauses. `follows`: whether `seen` and `applied` are kept."""
+
+    def __init__(self, pool: Pool, chance: Callable[[], float], *, follows: bool = False) -> None:
+        self._pool, self._chance, self._follows = pool, chance, follows
+        self.seen = START
+        """A position that covers all that was read or done here so far."""
+        self.applied = START
+        """How far the replica had got when it was last asked: who reads now sees that much."""
         self.repeated = 0
         """How many times something was done again."""
 
@@ -64,7 +78,7 @@ class Transactions:
         for tries in range(1, MAX_TRIES + 1):
             one = _Try(kind)
             try:
-                return await one.run(self._pool, work, deadline - clock())
+                return await one.run(self._pool, work, deadline - clock(), self._ask_position)
             except DatabaseAwayError as error:
                 outcome = then(error.code, committing=one.committing, has_others=has_others)
                 maybe_done |= outcome is Then.UNKNOWN
@@ -78,6 +92,29 @@ class Transactions:
             await asyncio.sleep(pause)
         raise AssertionError  # the last try returns or raises
 
+    def got_to(self, applied: Position) -> None:
+        """So far has this replica got."""
+        self.applied = self.applied.with_(applied)
+
+    async def _ask_position(self, cursor: Any) -> None:
+        """Behind what was read or done, on the same connection. It is done, so nothing may fail any more.
+
+        A server writes a commit into its binary log before anybody can see it there, so what was seen is
+        covered by that log's position; and counts it as applied after it can be seen.
+        """
+        if not self._follows:
+            return
+        try:
+            async with asyncio.timeout(POSITION_SECONDS):
+                await cursor.execute(POSITION)
+                seen, applied = map(Position.parse, await cursor.fetchone())
+        except (TimeoutError, Error, ValueError) as error:
+            log.debug("no position: %s", error)
+            self.seen = NEWEST
+            return
+        self.seen = seen if self.seen.is_newest else self.seen.with_(seen)
+        self.got_to(applied)
+
 
 class _Try:
     """One of them. `committing`: from here on the answer's loss leaves the outcome unknown."""
@@ -86,11 +123,20 @@ class _Try:
         self._kind = kind
         self.committing = False
 
-    async def run(self, pool: Pool, work: Callable[[Any], Awaitable[T]], timeout: float) -> T:
+    async def run(
+        self,
+        pool: Pool,
+        work: Callable[[Any], Awaitable[T]],
+        timeout: float,
+        afterwards: Callable[[Any], Awaitable[None]],
+    ) -> T:
+        """`afterwards(cursor)`: what follows when it was done."""
         async with pool.cursor(timeout) as cursor:
             if self._kind is not _Kind.TRANSACTION:
                 self.committing = self._kind is _Kind.STATEMENT
-                return await work(cursor)
+                result = await work(cursor)
+                await afterwards(cursor)
+                return result
             await cursor.execute("BEGIN")
             try:
                 result = await work(cursor)
@@ -101,4 +147,5 @@ class _Try:
                 raise
             self.committing = True
             await cursor.execute("COMMIT")
+            await afterwards(cursor)
             return result

@@ -11,8 +11,11 @@ schema once more: it may have been replaced by an empty one (`scaleup.db` withou
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
+
+from pymysql.err import Error
 
 from scaleup.app.migrate import migrate
 from scaleup.app.outcomes import DatabaseAwayError, DatabaseRefusesError
@@ -23,6 +26,8 @@ log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 0.25
 """Between tries: with the pool's time-out it bounds how late we see the database come back."""
+RECHECK_SECONDS = 1.0
+"""Of several hosts: how late at most we see that another is the primary now."""
 
 
 class Watch:
@@ -50,12 +55,21 @@ class Watch:
                 "change the schema needs it up to date: python -m scaleup.app migrate"
             ) from None
         while True:
-            await self._wake.wait()
+            await self._until_away()
             try:
                 await self._until_usable(patient=True)
             except StartupError as error:  # a newer version of us has migrated: that is its business
                 log.warning("%s", error)
                 self._become_usable()
+
+    async def _until_away(self) -> None:
+        while not self._wake.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(RECHECK_SECONDS if self._pool.address.others else None):
+                    await self._wake.wait()
+                    return
+            with contextlib.suppress(DatabaseAwayError, Error):  # then the pool has told us
+                await self._pool.recheck()
 
     async def _until_usable(self, *, patient: bool = False) -> None:
         """`patient`: a refusal is waited for as well; a password may be in the middle of being changed."""

@@ -88,7 +88,13 @@ async def run_app(server: DatabaseServer, **settings: object) -> AsyncIterator[A
     process = _Process("app7")
     complete = AppSettings.model_validate({"listen": (endpoint,), "database": address_of(server), **given})
     try:
-        async with asyncio.TaskGroup() as tasks, aiohttp.ClientSession(f"http://{endpoint}") as client:
+        async with (
+            asyncio.TaskGroup() as tasks,
+            aiohttp.ClientSession(
+                f"http://{endpoint}",
+                cookie_jar=aiohttp.CookieJar(unsafe=True),  # also from an address
+            ) as client,
+        ):
             tasks.create_task(serve(complete, process))
             await process.listening.wait()
             yield App(client, endpoint, process)

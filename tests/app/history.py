@@ -2,12 +2,15 @@
 
 Writers add links with URLs that nobody else adds; each write ends `stored` (201), `failed` (the application said
 that nothing was done) or `unknown` (anything else: a lost connection, a lost COMMIT). Readers ask for links whose
-201 they know of. When all is over, the links are counted. What must hold, whatever was done to the database:
+201 they know of, and where the database has replicas hand on the position that came with it; or they do not, and
+then may find it later, but having found it not lose it again. When all is over, the links are counted. What must
+hold, whatever was done to the database:
 
     a stored one is there, once              else: lost, doubled
     a failed one is not there                else: phantom
     an unknown one is there once or not      else: doubled
     who asks for a stored one finds it       else: stale
+    who has found one goes on finding it     else: stale
     nothing is there that nobody wrote       else: invented
 """
 
@@ -25,6 +28,7 @@ class History:
 
     wrote: dict[str, str] = field(default_factory=dict)
     stale: list[str] = field(default_factory=list)
+    found: set[tuple[str, str]] = field(default_factory=set)
     reads: int = 0
     reads_answered: int = 0
     stored_at: list[float] = field(default_factory=list)
@@ -35,11 +39,13 @@ class History:
         if outcome == "stored":
             self.stored_at.append(now)
 
-    def read(self, url: str, found: bool | None) -> None:
-        """`found`: None when there was no answer."""
+    def read(self, url: str, found: bool | None, reader: str = "", *, told: bool = True) -> None:
+        """`found`: None when there was no answer. `told`: the application was told that it is stored."""
         self.reads += 1
         self.reads_answered += found is not None
-        if found is False:
+        if found:
+            self.found.add((reader, url))
+        elif found is False and (told or (reader, url) in self.found):
             self.stale.append(url)
 
     def violations(self, there: Iterable[str]) -> list[str]:
@@ -58,7 +64,10 @@ class History:
         return wrong
 
     def figures(self) -> dict[str, float]:
-        """Of the writes and reads; `longest_gap_s`: between two stored writes, by whomever."""
+        """Of the writes and reads; `longest_gap_s`: between two stored writes, by whomever.
+
+        Availability is a share of the attempts, and who is refused at once attempts more often than who is served.
+        """
         outcomes = Counter(self.wrote.values())
         at = sorted(self.stored_at)
         gaps = [later - earlier for earlier, later in pairwise(at)]

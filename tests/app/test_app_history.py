@@ -26,19 +26,23 @@ import pytest
 from database_servers import PASSWORD, DatabaseServer, start_database
 from history import History
 from needs import requires
+from yarl import URL
 
 from bench.ports import free_port
+from scaleup.app.session import COOKIE, HEADER
 
 RESULTS = Path(__file__).parents[2] / "bench" / "results" / "history.json"
 SOAK_SEED, SOAK_ROUNDS = 20261123, 20
 THINK_SECONDS = 0.01
-ANSWER_SECONDS = 5.0
+TIMEOUT = aiohttp.ClientTimeout(total=5.0)
 BACK_SECONDS = 20.0
 """From the end of a fault until a write is stored again."""
 
 
 class Cluster:
-    """One MariaDB with its data kept, two applications."""
+    """One MariaDB with its data kept, two applications. `has_replicas`: reads need not see what others wrote."""
+
+    has_replicas = False
 
     def __init__(self, data: Path) -> None:
         self._arguments = ["--data", str(data)]
@@ -65,7 +69,7 @@ class Cluster:
         command = [sys.executable, "-m", "scaleup.app", "--listen", f"127.0.0.1:{port}"]
         with self._log.open("ab") as log:
             return subprocess.Popen(
-                [*command, "--database", self._url(port)],
+                [*command, "--database", self._url(port), *self._more()],
                 env={**os.environ, "SCALEUP_APP_DATABASE_PASSWORD": PASSWORD},
                 stderr=log,
             )
@@ -73,6 +77,10 @@ class Cluster:
     def _url(self, port: int) -> str:
         """Of the database, for the application on that port."""
         return f"mysql://scaleup@127.0.0.1:{self._port}/scaleup"
+
+    def _more(self) -> list[str]:
+        """Arguments of the applications."""
+        return []
 
     def urls(self) -> list[str]:
         """Of the links that are there."""
@@ -132,7 +140,8 @@ class Clients:
 
     def __init__(self, cluster: Cluster, history: History, session: aiohttp.ClientSession) -> None:
         self._cluster, self._history, self._session = cluster, history, session
-        self._stored: list[tuple[str, str]] = []
+        self._stored: list[tuple[str, str, str]] = []
+        """URL, code, and the position of that write."""
         self.stop = asyncio.Event()
 
     async def write(self, name: str, *, with_key: bool) -> None:
@@ -164,25 +173,31 @@ class Clients:
             return "unknown"
         if response.status == 201:
             assert body["url"] == url
-            self._stored.append((url, body["code"]))
+            self._stored.append((url, body["code"], response.headers.get(HEADER, "")))
             return "stored"
         assert response.status == 503, body
         return str(body["outcome"])
 
-    async def read(self, chance: random.Random) -> None:
-        turn = 0
-        while not self.stop.is_set():
-            turn += 1
-            await asyncio.sleep(THINK_SECONDS)
-            if not self._stored:
-                continue
-            # Every other time the newest: it is the one that could be missing.
-            url, code = self._stored[-1] if turn % 2 else chance.choice(self._stored)
-            found: bool | None = None
-            with contextlib.suppress(aiohttp.ClientError, TimeoutError):
-                async with self._session.get(f"{self._at(turn)}/{code}") as response:
-                    found = {200: True, 404: False}.get(response.status)
-            self._history.read(url, found)
+    async def read(self, name: str, chance: random.Random) -> None:
+        """In a session of its own, which turns to both applications."""
+        jar = aiohttp.CookieJar(unsafe=True)  # also from an address
+        jar.update_cookies({COOKIE: ""}, URL("http://127.0.0.1"))  # it wants one, though it does not write
+        async with aiohttp.ClientSession(timeout=TIMEOUT, cookie_jar=jar) as session:
+            turn = 0
+            while not self.stop.is_set():
+                turn += 1
+                await asyncio.sleep(THINK_SECONDS)
+                if not self._stored:
+                    continue
+                # Every other time the newest: it is the one that could be missing.
+                url, code, position = self._stored[-1] if turn % 2 else chance.choice(self._stored)
+                told = not self._cluster.has_replicas or chance.random() < 0.5
+                found: bool | None = None
+                headers = {HEADER: position} if told else {}
+                with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+                    async with session.get(f"{self._at(turn)}/{code}", headers=headers) as response:
+                        found = {200: True, 404: False}.get(response.status)
+                self._history.read(url, found, name, told=told)
 
     def _at(self, turn: int) -> str:
         return f"http://127.0.0.1:{self._cluster.ports[turn % 2]}/api/links"
@@ -190,12 +205,15 @@ class Clients:
 
 @contextlib.asynccontextmanager
 async def working(cluster: Cluster, history: History, seed: int) -> AsyncIterator[None]:
-    timeout = aiohttp.ClientTimeout(total=ANSWER_SECONDS)
-    async with aiohttp.ClientSession(timeout=timeout) as session, asyncio.TaskGroup() as tasks:
+    jar = aiohttp.DummyCookieJar()
+    async with (
+        aiohttp.ClientSession(timeout=TIMEOUT, cookie_jar=jar) as session,
+        asyncio.TaskGroup() as tasks,
+    ):
         clients = Clients(cluster, history, session)
         for number in range(4):
             tasks.create_task(clients.write(f"w{number}", with_key=number % 2 == 0))
-            tasks.create_task(clients.read(random.Random(seed + number)))
+            tasks.create_task(clients.read(f"r{number}", random.Random(seed + number)))
         await stored(history, 20)
         yield
         clients.stop.set()
@@ -244,8 +262,11 @@ async def test_a_short_history(data_directory: Path) -> None:
 @requires("mariadbd", "mariadb")
 async def test_a_long_history(data_directory: Path) -> None:
     """Each fault as often as the others, SOAK_ROUNDS of them in all."""
-    chance = random.Random(SOAK_SEED)
-    cluster = Cluster(data_directory)
+    await long_history(Cluster(data_directory), "one MariaDB", random.Random(SOAK_SEED))
+
+
+async def long_history(cluster: Cluster, name: str, chance: random.Random) -> None:
+    """Its figures go to RESULTS, under the name of the database."""
     kinds = sorted(cluster.faults())
     names = [kinds[turn % len(kinds)] for turn in range(SOAK_ROUNDS)]
     chance.shuffle(names)
@@ -254,13 +275,9 @@ async def test_a_long_history(data_directory: Path) -> None:
     commit = (
         await asyncio.to_thread(subprocess.run, asked, capture_output=True, text=True, check=True)
     ).stdout
-    record = {
-        "commit": commit.strip(),
-        "date": date.today().isoformat(),
-        "database": "one MariaDB",
-        **figures,
-    }
-    RESULTS.write_text(json.dumps(record, indent=1) + "\n")
+    records = json.loads(RESULTS.read_text())
+    records[name] = {"commit": commit.strip(), "date": date.today().isoformat(), **figures}
+    RESULTS.write_text(json.dumps(records, indent=1) + "\n")
 
 
 def test_every_kind_of_violation_is_found() -> None:
@@ -285,3 +302,8 @@ def test_every_kind_of_violation_is_found() -> None:
     history.read("b", False)
     assert history.violations(["a", "b"]) == ["stale: b"]
     assert history.figures()["read_availability"] == 0.6667
+    for reader, found in (("x", False), ("x", True), ("y", False), ("x", True)):
+        history.read("a", found, reader, told=False)
+    assert history.violations(["a", "b"]) == ["stale: b"]
+    history.read("a", False, "x", told=False)
+    assert history.violations(["a", "b"]) == ["stale: b", "stale: a"]

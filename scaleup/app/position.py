@@ -1,0 +1,74 @@
+"""How far a database has got: MariaDB's GTID positions, `DOMAIN-SERVER-SEQUENCE[,…]`. ●
+
+Commits of a domain are numbered in one order on all servers (gtid_strict_mode sees to it). So a server that has
+got to a number has all before it, and whether it has what a client has seen is a comparison. Which server gave a
+number does not matter for that.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+MAX_DOMAINS = 8
+"""Of a position that a client sends: it bounds what we compare."""
+_NUMBER = r"(0|[1-9][0-9]{0,19})"
+_GTID = re.compile(rf"{_NUMBER}-{_NUMBER}-{_NUMBER}", re.ASCII)
+_NEWEST = "newest"
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """By domain: which server, and its number there. `is_newest`: nobody knows, so only the primary covers it."""
+
+    domains: Mapping[int, tuple[int, int]] = field(default_factory=lambda: MappingProxyType({}))
+    is_newest: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> Position:
+        """What `str` made, or the server said. Raises ValueError."""
+        if text == _NEWEST:
+            return NEWEST
+        parts = text.split(",", MAX_DOMAINS) if text else []
+        if len(parts) > MAX_DOMAINS:
+            raise ValueError(f"{text!r} has more than {MAX_DOMAINS} domains")
+        domains = {}
+        for part in parts:
+            if (found := _GTID.fullmatch(part)) is None:
+                raise ValueError(f"{part!r} is no DOMAIN-SERVER-SEQUENCE")
+            domain, server, sequence = map(int, found.groups())
+            domains[domain] = server, sequence
+        return cls(domains)
+
+    def covers(self, other: Position) -> bool:
+        """Whether who has got here has also got there."""
+        if self.is_newest or other.is_newest:
+            return self.is_newest
+        return all(
+            domain in self.domains and self.domains[domain][1] >= sequence
+            for domain, (_, sequence) in other.domains.items()
+        )
+
+    def with_(self, other: Position) -> Position:
+        """The least that covers both."""
+        if self.covers(other):
+            return self
+        if other.covers(self):
+            return other
+        merged = dict(self.domains)
+        for domain, (server, sequence) in other.domains.items():
+            if domain not in merged or merged[domain][1] < sequence:
+                merged[domain] = server, sequence
+        return Position(merged)
+
+    def __str__(self) -> str:
+        if self.is_newest:
+            return _NEWEST
+        return ",".join(f"{domain}-{server}-{number}" for domain, (server, number) in self.domains.items())
+
+
+START = Position()
+"""Which every server covers."""
+NEWEST = Position(is_newest=True)
