@@ -27,7 +27,7 @@ lint: $(VENV)/.dev
 
 test: programs $(VENV)/.dev
 	$(FAST) "not slow" $(ARGS)
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "slow and not alone" $(ARGS)
+	$(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder -m "slow and not alone" $(ARGS)
 	$(BIN)/python -m pytest -q -m alone $(ARGS)
 
 soak: programs $(VENV)/.dev

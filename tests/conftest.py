@@ -19,7 +19,7 @@ settings.load_profile("ours")
 ON_BOTH_LOOPS = ("upstream", "web", "lb", "net", "processes")
 """Folders whose asyncio tests run on both loops, because what they test touches sockets on either."""
 
-ALONE = ("app", "bench", "db", "e2e")
+ALONE = ("bench", "e2e")
 """Folders whose slow tests have the machine to themselves (marked `alone`)."""
 
 ON_UVLOOP_FIRST = ("upstream", "web", "lb", "net")

@@ -191,6 +191,7 @@ class ServerEngine:
             script,
             "--no-defaults",
             f"--datadir={path}",
+            f"--tmpdir={path}",  # in /tmp another server that starts would remove our temporary tables
             "--auth-root-authentication-method=socket",
             f"--auth-root-socket-user={self._user or pwd.getpwuid(os.geteuid()).pw_name}",
             "--skip-test-db",

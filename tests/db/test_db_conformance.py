@@ -18,7 +18,16 @@ from database_servers import PASSWORD, DatabaseServer
 from pymysql.cursors import Cursor
 
 from scaleup.app.migrate import _CREATE_HISTORY, migrations
-from scaleup.app.store import COUNT_CLICKS, DELETE, INSERT, NEWEST, OLDER, SELECT, SELECT_URL, for_many
+from scaleup.app.store import (
+    COUNT_CLICKS,
+    DELETE,
+    FIRST_PAGE,
+    INSERT,
+    NEXT_PAGE,
+    SELECT,
+    SELECT_URL,
+    for_many,
+)
 
 NOW = datetime(2026, 1, 31, 12, 0, 0, 123456)
 URL = "https://example.org/"
@@ -155,8 +164,8 @@ def test_updates_and_deletes_count_rows(client: Client) -> None:
 
 def test_pages(client: Client) -> None:
     ids = [add(client, f"c{number}") for number in range(5)][::-1]
-    assert [row[0] for row in client(NEWEST, 2)] == ids[:2]
-    assert [row[0] for row in client(OLDER, ids[1], 2)] == ids[2:4]
+    assert [row[0] for row in client(FIRST_PAGE, 2)] == ids[:2]
+    assert [row[0] for row in client(NEXT_PAGE, ids[1], 2)] == ids[2:4]
     assert [
         row[0] for row in client("SELECT id FROM links ORDER BY id DESC LIMIT %s OFFSET %s", 2, 1)
     ] == ids[1:3]

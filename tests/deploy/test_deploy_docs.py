@@ -39,6 +39,7 @@ def cells(text: str, column: int) -> list[str]:
     return [row[column] for row in rows[2:]]
 
 
+@pytest.mark.alone  # its doctor sees who answers for the address at one moment
 @on_a_machine
 def test_its_commands_do_what_it_says(machine: Machine) -> None:
     """All of a day's, in their order; `say` is defined by the first of them."""
