@@ -16,6 +16,9 @@ import json
 import os
 import subprocess
 import tempfile
+import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
@@ -25,7 +28,7 @@ from bench.machine import CHECKOUT, version
 from bench.peers import PYTHON, Command, Plan
 from bench.ports import free_port
 from bench.record import AGAIN, OURS
-from bench.running import BenchError, Peer, process, which
+from bench.running import START_SECONDS, BenchError, Peer, process, which
 
 NAMES = (OURS, "express", "flask")
 DATABASE_CONNECTIONS = 10
@@ -169,17 +172,21 @@ def _version(kind: str) -> str:
 @contextlib.contextmanager
 def database() -> Iterator[str]:
     """A MariaDB with the tables: its URL for applications. Raises BenchError."""
-    host, port = "127.0.0.1", free_port("127.0.0.1")
+    host, port, admin = "127.0.0.1", free_port(), free_port()
     url = f"mysql://scaleup@{host}:{port}/scaleup"
     start = Command(
-        (PYTHON, "-m", "scaleup.db", "--engine", "mariadb", "--listen", f"{host}:{port}"),
+        (
+            *(PYTHON, "-m", "scaleup.db", "--engine", "mariadb"),
+            *("--listen", f"{host}:{port}", "--admin", f"{host}:{admin}"),
+        ),
         {},
         {"SCALEUP_DB_PASSWORD": PASSWORD},
     )
     with (
         tempfile.TemporaryDirectory(prefix="scaleup-bench-") as folder,
-        process(start, Path(folder), (host, port)),
+        process(start, Path(folder), (host, admin)),
     ):
+        _until_ready(f"http://{host}:{admin}/readyz")
         done = subprocess.run(
             [PYTHON, "-m", "scaleup.app", "migrate", "--database", url],
             env={**os.environ, "SCALEUP_APP_DATABASE_PASSWORD": PASSWORD},
@@ -190,3 +197,16 @@ def database() -> Iterator[str]:
         if done.returncode:
             raise BenchError(f"the database did not take the tables:\n{done.stderr[-2000:]}")
         yield url
+
+
+def _until_ready(url: str) -> None:
+    """A port that accepts is not enough: scaleup.db holds it until its server takes it. Raises BenchError."""
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except (urllib.error.URLError, OSError) as error:  # 503 as well
+            if time.monotonic() > deadline:
+                raise BenchError(f"{url}: not ready after {START_SECONDS:g} s: {error}") from None
+        time.sleep(0.02)

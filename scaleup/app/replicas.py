@@ -138,6 +138,8 @@ class Replicas:
         try:
             is_read_only, has_log, text = await _ask(replica.pool, REPLICA)
             applied = Position.parse(text)
+        except DatabaseBusyError:  # with our own reads: no reason to send them all to the primary
+            return replica.reason
         except DatabaseAwayError as error:
             return str(error)
         except (Error, ValueError) as error:
@@ -146,7 +148,7 @@ class Replicas:
             return "it is not read-only, so it may be the primary"
         if not has_log:
             return "it does not log what it applies: start it with --log-bin --log-slave-updates"
-        replica.transactions.got_to(applied)
+        replica.transactions.applied = applied  # which may be less than before, if it was made anew
         behind = self._track.behind(replica.transactions.applied)
         return None if behind <= self._max_lag else f"it is {behind:.1f} s behind the primary"
 

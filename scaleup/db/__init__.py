@@ -5,6 +5,7 @@
     program       a foreign program as a child that cannot outlive us
     mariadb       a private MariaDB (or MySQL): install, start, stop
     replication   a primary and replicas that follow it
+    galera        nodes that agree on each commit
     settings, __main__
 
 The embedded engine, MySQL's protocol in front of SQLite, is for trying things out where no MariaDB is:

@@ -7,10 +7,12 @@ import logging
 import socket
 from typing import Protocol
 
+from scaleup.db import galera, replication
 from scaleup.db.directory import DataDirectory
 from scaleup.db.engines import Choice, choose
+from scaleup.db.galera import GaleraEngine
 from scaleup.db.mariadb import ServerEngine, installed
-from scaleup.db.replication import ReplicatedEngine, folders
+from scaleup.db.replication import ReplicatedEngine
 from scaleup.db.settings import DbSettings
 from scaleup.errors import ConfigurationError
 from scaleup.net.sockets import endpoint_of, listening
@@ -61,13 +63,11 @@ async def _run(settings: DbSettings, process: Process, directory: DataDirectory,
 
 
 def _make(settings: DbSettings, directory: DataDirectory, choice: Choice) -> Engine:
+    _check_company(settings, directory)
     if settings.replicas:
         return ReplicatedEngine(choice, settings, directory)
-    if left := folders(directory):
-        raise ConfigurationError(
-            f"--data {directory.path}: replicas have followed this database ({left[0]}) and would miss what is "
-            f"written now: say --replicas {len(left)}, or remove their directories"
-        )
+    if settings.galera:
+        return GaleraEngine(choice, settings, directory)
     if choice.engine != "embedded":
         return ServerEngine(choice, settings, directory)
     from scaleup.db.embedded import EmbeddedEngine  # brings sqlglot, which takes long to import
@@ -79,6 +79,20 @@ def _make(settings: DbSettings, directory: DataDirectory, choice: Choice) -> Eng
         password=settings.user_password(),
         durable=directory.keep,
     )
+
+
+def _check_company(settings: DbSettings, directory: DataDirectory) -> None:
+    """Raises ConfigurationError when servers have shared these data which would now miss what is written."""
+    replicas, nodes = replication.folders(directory), galera.folders(directory)
+    for wanted, left, say in (
+        (settings.replicas, replicas, f"--replicas {len(replicas)}"),
+        (settings.galera, nodes, f"--galera {len(nodes) + 1}"),
+    ):
+        if left and not wanted:
+            raise ConfigurationError(
+                f"--data {directory.path}: {left[0].name} has shared this database and would miss what is written "
+                f"now: say {say}, or remove such directories"
+            )
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import contextlib
 import logging
 import os
 import pwd
+import re
 import secrets
 import shutil
 import socket
@@ -71,10 +72,14 @@ def installed() -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What a server has to do among others. `statements`: of its init-file, behind those that make the user."""
+    """What a server has to do among others. `before`, `statements`: of its init-file, around those that make the
+    user. `makes_user`: else there is no init-file, and it gets its user from another server.
+    """
 
     arguments: tuple[str, ...] = ("--skip-log-bin",)
+    before: tuple[str, ...] = ()
     statements: tuple[str, ...] = ()
+    makes_user: bool = True
 
 
 ALONE = Part()
@@ -92,13 +97,14 @@ class ServerEngine:
         self._password = settings.user_password()
         self.data = data or directory.of(choice.engine)
         self.endpoint = settings.listen
-        self._part = ALONE
+        self.part = ALONE
         self._user: str | None = None
         self._server: Program | None = None
 
     async def start(self, sock: socket.socket) -> str:
         await self.install()
-        return await self.launch(sock)
+        self.take(sock)
+        return await self.launch()
 
     async def install(self) -> None:
         """Make the data, if there are none. Raises StartupError."""
@@ -109,24 +115,23 @@ class ServerEngine:
             async with self._in_time():
                 await self._install()
 
-    async def launch(self, sock: socket.socket, part: Part = ALONE) -> str:
-        """Serve where `sock` listens. Raises StartupError."""
-        self.endpoint = endpoint_of(sock)  # it was free: now it is the server's
+    def take(self, sock: socket.socket) -> None:
+        """Serve where `sock` listens, which closes it: the address was free, and is the server's now."""
+        self.endpoint = endpoint_of(sock)
         sock.close()
-        self._part = part
-        return await self.launch_again()
 
-    async def launch_again(self) -> str:
-        """Where it served before, with the same part."""
+    async def launch(self) -> str:
+        """Start the server, for `part`; its version. Raises StartupError."""
         async with self._in_time():
             init_file = self._write(self.data / "init.sql", self._init_statements())
+            more = [f"--init-file={init_file}"] if self.part.makes_user else []
             try:
                 self._server = await Program.start(
-                    self._arguments(init_file), user=self._user, directory=self.data
+                    [*self._arguments(), *more], user=self._user, directory=self.data
                 )
                 return await self._until_it_accepts()
             finally:
-                init_file.unlink()  # it has the password
+                init_file.unlink(missing_ok=True)  # it has the password
 
     async def copy_from(self, other: ServerEngine) -> None:
         """The data of another, which is not running."""
@@ -143,6 +148,10 @@ class ServerEngine:
             reason = f"{self._program_path} is not ready after {seconds:g} s; see --start-timeout"
             raise StartupError(reason) from None
 
+    @property
+    def is_running(self) -> bool:
+        return self._server is not None and not self._server.ended
+
     async def check(self) -> str | None:
         try:
             await self._ask_version()
@@ -158,6 +167,21 @@ class ServerEngine:
     async def stop(self, grace: float) -> None:
         if self._server is not None:
             await self._server.stop(grace)
+
+    async def recovered(self) -> int:
+        """The number of the last transaction that a Galera node which crashed still has. Raises StartupError."""
+        async with self._in_time():
+            program = await Program.start(
+                [*self._arguments(), "--wsrep-recover"], user=self._user, directory=self.data
+            )
+            try:
+                await program.wait()
+            finally:
+                await program.stop(0)
+        found = re.search(r"Recovered position: [^:]*:(-?\d+)", program.tail)
+        if found is None:
+            raise StartupError(f"{self.data}: it does not say how far it has got:\n{program.tail}")
+        return int(found[1])
 
     async def _install(self) -> None:
         unfinished = await self._begun()
@@ -199,7 +223,7 @@ class ServerEngine:
             "--innodb-log-file-size=8M",
         )
 
-    def _arguments(self, init_file: Path) -> list[str]:
+    def _arguments(self) -> list[str]:
         return [
             self._program_path,
             "--no-defaults",
@@ -209,9 +233,8 @@ class ServerEngine:
             f"--tmpdir={self.data}",
             f"--bind-address={self.endpoint.host}",
             f"--port={self.endpoint.port}",
-            f"--init-file={init_file}",
             *self._tls(),
-            *self._part.arguments,
+            *self.part.arguments,
             *_SMALL,
             *(_SMALL_MARIADB if self._is_mariadb else ("--mysqlx=OFF",)),
             *(() if self._directory.keep else _THROW_AWAY),
@@ -235,12 +258,12 @@ class ServerEngine:
         user, password = f"'{settings.user}'@'%'", _quoted(self._password)
         pattern = settings.database.replace("_", r"\_")  # in a GRANT, _ stands for any character
         statements = [
-            "SET SESSION sql_log_bin = 0",  # each server does this for itself
+            *self.part.before,
             f"CREATE DATABASE IF NOT EXISTS `{settings.database}` CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
             f"CREATE USER IF NOT EXISTS {user}",
             f"ALTER USER {user} IDENTIFIED BY {password}",
             f"GRANT {RIGHTS} ON `{pattern}`.* TO {user}",
-            *self._part.statements,
+            *self.part.statements,
         ]
         if not self._is_mariadb:
             statements.append(f"ALTER USER 'root'@'localhost' IDENTIFIED BY '{secrets.token_hex()}'")
@@ -257,6 +280,11 @@ class ServerEngine:
         raise StartupError(f"{self._server.name} did not start (code {code}):\n{self._server.tail}")
 
     async def _ask_version(self) -> str:
+        ((version,),) = await self.ask("SELECT VERSION()")
+        return str(version).partition("-")[0]
+
+    async def ask(self, query: str) -> Sequence[tuple[object, ...]]:
+        """As the application's user. Raises pymysql's Error, TimeoutError."""
         settings = self._settings
         anywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}
         async with asyncio.timeout(LOGIN_SECONDS):
@@ -269,12 +297,12 @@ class ServerEngine:
             )
             try:
                 async with connection.cursor() as cursor:
-                    await cursor.execute("SELECT VERSION()")
-                    (version,) = await cursor.fetchone()
+                    await cursor.execute(query)
+                    rows: Sequence[tuple[object, ...]] = await cursor.fetchall()
                 await connection.ensure_closed()
             finally:
                 connection.close()
-        return str(version).partition("-")[0]
+        return rows
 
     def _write(self, path: Path, text: str) -> Path:
         path.unlink(missing_ok=True)

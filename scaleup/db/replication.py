@@ -36,6 +36,8 @@ PAUSE_SECONDS = 1.0
 """Before a replica that has died is started again."""
 USER = "replication"
 _FOLDER = "replica{}"
+_UNLOGGED = ("SET SESSION sql_log_bin = 0",)
+"""Each server makes its users for itself."""
 
 
 def folders(directory: DataDirectory) -> list[Path]:
@@ -66,12 +68,15 @@ class ReplicatedEngine:
             await replica.copy_from(self._primary)
         for replica in self.replicas:
             await replica.install()
-        version = await self._primary.launch(sock, Part(self._arguments(1), self._for_the_primary()))
+        self._primary.take(sock)
+        self._primary.part = Part(self._arguments(1), _UNLOGGED, self._for_the_primary())
+        version = await self._primary.launch()
         async with asyncio.TaskGroup() as tasks:
             for number, replica in enumerate(self.replicas, 1):
                 arguments = (*self._arguments(number + 1), "--read-only=ON", "--skip-slave-start")
-                part = Part(arguments, self._for_a_replica(is_new=replica in new))
-                tasks.create_task(replica.launch(self._socket(number), part))
+                replica.take(self._socket(number))
+                replica.part = Part(arguments, _UNLOGGED, self._for_a_replica(is_new=replica in new))
+                tasks.create_task(replica.launch())
         for replica in self.replicas:
             log.info("a replica on %s, data in %s", replica.endpoint, replica.data)
         return version
@@ -135,6 +140,6 @@ async def _keep_up(replica: ServerEngine) -> None:
             log.warning("the replica on %s is started again: %s", replica.endpoint, error)
         await asyncio.sleep(PAUSE_SECONDS)
         try:
-            await replica.launch_again()
+            await replica.launch()
         except StartupError as error:
             log.error("the replica on %s: %s", replica.endpoint, error)

@@ -33,6 +33,7 @@ examples:
   python -m scaleup.db                                            on loopback, for trying things out
   SCALEUP_DB_PASSWORD=… python -m scaleup.db --listen 0.0.0.0:3306 --data /srv/scaleup
   python -m scaleup.db --replicas 2                               two more that follow it, on 3307 and 3308
+  python -m scaleup.db --galera 3                                 three of which each takes writes
 """
 
     listen: Annotated[EndpointField, Flag("ADDRESS:PORT", "traffic")] = Field(
@@ -49,6 +50,12 @@ examples:
         ge=0,
         le=9,
         description="MariaDB servers that follow this one, asynchronously by GTID, read-only, on the next ports",
+    )
+    galera: Annotated[int, Flag("NUMBER", "several servers")] = Field(
+        0,
+        ge=0,
+        le=9,
+        description="so many MariaDB servers in all that agree on each commit, on this and the next ports",
     )
     database: Annotated[Name, Flag("NAME", "database")] = Field(
         "scaleup", description="this database is made if it is not there"
@@ -82,10 +89,11 @@ examples:
             raise ValueError(f"--listen {self.listen}: write an IP address, not a name")
         if (self.ssl_cert is None) != (self.ssl_key is None):
             raise ValueError("--ssl-cert and --ssl-key: a certificate needs its key; say both")
-        if self.replicas and self.engine in ("embedded", "mysql"):
-            raise ValueError(
-                f"--replicas: MariaDB's replication is used; --engine {self.engine} has none of it"
-            )
+        for option, number in (("--replicas", self.replicas), ("--galera", self.galera)):
+            if number and self.engine in ("embedded", "mysql"):
+                raise ValueError(f"{option}: this is MariaDB's; --engine {self.engine} has none of it")
+        if self.galera and (self.replicas or self.galera < 2):
+            raise ValueError("--galera: from 2 to 9 nodes, 3 as a rule, and no --replicas beside them")
         if self.ssl_cert is not None and self.engine == "embedded":
             raise ValueError("--ssl-cert: the embedded engine speaks no TLS")
         if not self.user_password() and not ipaddress.ip_address(address).is_loopback:

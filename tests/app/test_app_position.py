@@ -1,15 +1,19 @@
-"""GTID positions and how far behind a replica is: pure."""
+"""GTID positions, how far behind a replica is, and what follows: without a database."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scaleup.app.outcomes import DatabaseOverloadedError
 from scaleup.app.position import MAX_DOMAINS, NEWEST, START, Position
-from scaleup.app.replicas import LOOK_SECONDS, MAX_LAG_SECONDS, Track
+from scaleup.app.replicas import LOOK_SECONDS, MAX_LAG_SECONDS, Replica, Replicas, Track
+from scaleup.app.transactions import Transactions
+from scaleup.net.addresses import Endpoint
 
 parse = Position.parse
 POSITIONS = st.dictionaries(
@@ -73,3 +77,22 @@ def test_an_idle_primary_is_nothing_to_be_behind_of() -> None:
     for turn in range(int(2 * MAX_LAG_SECONDS / LOOK_SECONDS)):
         track.was((10_000 + turn) * LOOK_SECONDS, parse("0-1-1"))
     assert track.behind(START) == math.inf  # and the track has an end
+
+
+class BusyPool:
+    """All of its connections are in use."""
+
+    endpoint = Endpoint("127.0.0.1", 3307)
+
+    def cursor(self) -> object:
+        raise DatabaseOverloadedError("all 1 connections in use")
+
+
+@pytest.mark.parametrize("reason", [None, "it is 3.0 s behind the primary"])
+async def test_one_that_is_busy_stays_what_it_was(reason: str | None) -> None:
+    """With reads, perhaps: leaving it out would send all of them to the primary."""
+    pool: Any = BusyPool()
+    replica = Replica(pool, Transactions(pool, chance=lambda: 0.5))
+    replica.reason = reason
+    await Replicas(pool, [replica], max_lag=2.0).look()
+    assert replica.reason == reason

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Iterator
 import aiohttp
 import pytest
 from app_harness import App, run_app
-from database_servers import DatabaseServer, Replica, database
+from database_servers import DatabaseServer, Other, database
 from needs import requires
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
@@ -42,14 +42,14 @@ def primary(servers: DatabaseServer) -> Iterator[DatabaseServer]:
         caught_up(servers, replica)
 
 
-def caught_up(primary: DatabaseServer, replica: Replica) -> None:
+def caught_up(primary: DatabaseServer, replica: Other) -> None:
     ((position,),) = primary.execute("SELECT @@GLOBAL.gtid_binlog_pos")
     assert replica.execute("SELECT MASTER_GTID_WAIT(%s, 20)", position) == ((0,),)
 
 
 @contextlib.asynccontextmanager
 async def reading(
-    primary: DatabaseServer, *replicas: Replica, max_lag: float = 60.0, **more: object
+    primary: DatabaseServer, *replicas: Other, max_lag: float = 60.0, **more: object
 ) -> AsyncIterator[App]:
     """An application that has found them usable."""
     hosts = [replica.endpoint for replica in replicas]
@@ -70,7 +70,7 @@ def measured(app: App, name: str) -> dict[str, float]:
     }
 
 
-async def until_usable(app: App, *replicas: Replica) -> None:
+async def until_usable(app: App, *replicas: Other) -> None:
     """These and no others."""
     wanted = {str(replica.endpoint) for replica in replicas}
     async with asyncio.timeout(20):

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pymysql
 import pytest
-from database_servers import Replica
+from database_servers import Other
 from needs import requires
 from test_app_history import BACK_SECONDS, SOAK_SEED, Cluster, check, long_history
 
@@ -42,7 +42,7 @@ class Replicated(Cluster):
         assert len(replicas) == 2
         return [word for it in replicas for word in ("--database-replica", str(it.endpoint))]
 
-    def _one(self) -> Replica:
+    def _one(self) -> Other:
         return self._chance.choice(self.database.replicas)
 
     async def replica_killed(self, _seconds: float) -> None:
@@ -71,7 +71,7 @@ class Replicated(Cluster):
         }
 
 
-def _until_back(replica: Replica, killed: int) -> None:
+def _until_back(replica: Other, killed: int) -> None:
     deadline = time.monotonic() + BACK_SECONDS
     while True:
         with contextlib.suppress(OSError, ValueError, pymysql.err.MySQLError):

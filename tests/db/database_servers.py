@@ -77,7 +77,9 @@ class Sql:
 
 
 @dataclass
-class Replica(Sql):
+class Other(Sql):
+    """A replica, or a further node of Galera."""
+
     endpoint: Endpoint
     data: Path
 
@@ -95,8 +97,12 @@ class DatabaseServer(Sql):
 
     def __post_init__(self) -> None:
         self.data = Path(self.directory) / "mariadb"
-        found = re.finditer(r"a replica on (\S+), data in (.*)$", self.said, re.MULTILINE)
-        self.replicas = [Replica(Endpoint.parse(each[1]), Path(each[2])) for each in found]
+        self.replicas = self._others("replica")
+        self.nodes: list[Sql] = [self, *self._others("node")]
+
+    def _others(self, kind: str) -> list[Other]:
+        found = re.finditer(rf"a {kind} on (\S+), data in (.*)$", self.said, re.MULTILINE)
+        return [Other(Endpoint.parse(each[1]), Path(each[2])) for each in found]
 
     def server_pid(self) -> int:
         """mariadbd, or for the embedded engine scaleup.db itself."""
