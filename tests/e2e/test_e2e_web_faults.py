@@ -53,7 +53,7 @@ class Application:
     """A process of tests/web/misbehaving.py, which can be started again on its port."""
 
     def __init__(self, name: str) -> None:
-        self.name, self.port = name, 0
+        self.name, self.port = name, free_port()
         self.posts: Counter[str] = (
             Counter()
         )  # of those that were killed; what they had seen last is not known
@@ -66,7 +66,7 @@ class Application:
             stdout=subprocess.PIPE,
             text=True,
         )
-        self.port = int(self._line())
+        assert self._line() == str(self.port)
 
     def order(self, word: str) -> str:
         assert self.process.stdin is not None

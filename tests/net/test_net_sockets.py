@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.ports import free_port
 from scaleup.errors import StartupError
 from scaleup.net.addresses import Endpoint
 from scaleup.net.sockets import (
@@ -137,8 +138,9 @@ def test_ipv6_is_only_ipv6() -> None:
     with listening(Endpoint("::1", 0), "--listen") as sock:
         assert endpoint_of(sock).host == "::1"
         assert serves(sock)
-    with listening(Endpoint("::", 0), "--listen") as every:
-        listening(Endpoint("0.0.0.0", endpoint_of(every).port), "--listen").close()
+    port = free_port("0.0.0.0")  # one that the kernel gave [::] could be a client's of 0.0.0.0
+    with listening(Endpoint("::", port), "--listen"):
+        listening(Endpoint("0.0.0.0", port), "--listen").close()
 
 
 def test_a_port_in_use() -> None:

@@ -1,10 +1,10 @@
 """An application server of few words that misbehaves on order; a process, so that it can be killed and stopped.
 
-    python tests/web/misbehaving.py NAME [PORT]
+    python tests/web/misbehaving.py NAME PORT
 
-It prints its port. A line of input is an order, which it repeats when it is followed: one of BEHAVIOURS, or
-`posts`, which is answered with how often each POST came, as JSON. `GET /api/ID` has a body that ID determines;
-/readyz is always fine.
+It prints its port once it listens. A line of input is an order, which it repeats when it is followed: one of
+BEHAVIOURS, or `posts`, which is answered with how often each POST came, as JSON. `GET /api/ID` has a body that ID
+determines; /readyz is always fine.
 """
 
 from __future__ import annotations
@@ -104,8 +104,8 @@ class Application:
 
 async def main(name: str, port: int) -> None:
     application = Application(name)
-    server = await asyncio.start_server(application.serve, "127.0.0.1", port, backlog=1000)
-    print(server.sockets[0].getsockname()[1], flush=True)
+    await asyncio.start_server(application.serve, "127.0.0.1", port, backlog=1000)
+    print(port, flush=True)
     orders = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(orders), sys.stdin)
@@ -113,4 +113,4 @@ async def main(name: str, port: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 0))
+    asyncio.run(main(sys.argv[1], int(sys.argv[2])))
