@@ -8,6 +8,7 @@
     encryption   TLS to the database
     pool            connections to the database; every use has a deadline, and who would wait too long is told so
     position ●      how far a database has got: MariaDB's GTIDs
+    deadline        how long a request's answer is waited for
     transactions    all or nothing, again if need be, within the deadline
     lookup          rows by their key, for many who ask at once
     replicas        which replica may answer a request, if any

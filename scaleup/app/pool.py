@@ -169,6 +169,8 @@ class Pool:
                 finally:
                     self._slots.release()
         except TimeoutError:
+            if limit < self.timeout:  # it says more of who had so little time than of the database
+                raise DatabaseBusyError(f"no answer within the {limit:.3f} s that were left") from None
             raise self._away(DatabaseAwayError(f"no answer within {limit:g} s")) from None
         except Error as error:
             told = _classify(error)

@@ -19,7 +19,7 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 from prometheus_client import CollectorRegistry, Counter
 
-from scaleup.app import request_id, session
+from scaleup.app import deadline, request_id, session
 from scaleup.app.problems import Handler, answer_problems, problem
 from scaleup.app.views import Views
 
@@ -61,6 +61,7 @@ class _Handler(RequestHandler):
 @web.middleware
 async def _identify(request: web.Request, handler: Handler) -> web.StreamResponse:
     request_id.begin(request.headers.get(request_id.HEADER))
+    deadline.begin(request.headers.get(deadline.HEADER))
     its_session = session.begin(request)
     response = await handler(request)
     its_session.tell(response)

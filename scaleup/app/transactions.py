@@ -2,7 +2,8 @@
 
 `outcomes.then` says what an error leaves behind. Here the rest of the rule: a transaction is repeated from its
 beginning, never from its middle; after a pause by chance, so that two that met do not meet again; at most
-MAX_TRIES times; and never past the deadline, which all tries share. When the answer to a COMMIT is lost, only
+MAX_TRIES times; and never past the deadline, which all tries share: the pool's time-out, or the request's if that
+is earlier and something is to be changed. When the answer to a COMMIT is lost, only
 a transaction that recognises its own first try (by an idempotency key) is repeated. Any other one raises
 OutcomeUnknownError, which says just that.
 """
@@ -17,7 +18,8 @@ from typing import Any, TypeVar
 
 from pymysql.err import Error
 
-from scaleup.app.outcomes import DatabaseAwayError, OutcomeUnknownError, Then, then
+from scaleup.app import deadline
+from scaleup.app.outcomes import DatabaseAwayError, DatabaseBusyError, OutcomeUnknownError, Then, then
 from scaleup.app.pool import Pool
 from scaleup.app.position import NEWEST, START, Position
 
@@ -72,24 +74,26 @@ class Transactions:
 
     async def _until_done(self, work: Callable[[Any], Awaitable[T]], kind: _Kind, *, repeatable: bool) -> T:
         clock = asyncio.get_running_loop().time
-        deadline = clock() + self._pool.timeout
+        left = self._pool.timeout if kind is _Kind.READ else min(self._pool.timeout, deadline.left())
+        end = clock() + left
         has_others = bool(self._pool.address.others)
         maybe_done = False  # by any of the tries: the last may not even have reached the server
         for tries in range(1, MAX_TRIES + 1):
             one = _Try(kind)
             try:
-                return await one.run(self._pool, work, deadline - clock(), self._ask_position)
+                return await one.run(self._pool, work, left, self._ask_position)
             except DatabaseAwayError as error:
                 outcome = then(error.code, committing=one.committing, has_others=has_others)
                 maybe_done |= outcome is Then.UNKNOWN
                 pause = self._chance() * min(MAX_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2**tries)
                 helps = outcome is Then.AGAIN or (outcome is Then.UNKNOWN and repeatable)
-                if not helps or tries == MAX_TRIES or clock() + pause >= deadline:
+                if not helps or tries == MAX_TRIES or clock() + pause >= end:
                     if maybe_done:
                         raise OutcomeUnknownError(str(error), error.code) from error
                     raise
             self.repeated += 1
             await asyncio.sleep(pause)
+            left = end - clock()
         raise AssertionError  # the last try returns or raises
 
     def got_to(self, applied: Position) -> None:
@@ -131,6 +135,8 @@ class _Try:
         afterwards: Callable[[Any], Awaitable[None]],
     ) -> T:
         """`afterwards(cursor)`: what follows when it was done."""
+        if timeout <= 0:  # else it would be sent, and nobody wait for the answer
+            raise DatabaseBusyError("no time was left")
         async with pool.cursor(timeout) as cursor:
             if self._kind is not _Kind.TRANSACTION:
                 self.committing = self._kind is _Kind.STATEMENT

@@ -223,6 +223,15 @@ async def test_a_request_keeps_its_id_or_gets_one(app: App) -> None:
     assert all(re.fullmatch("[0-9a-f]{16}", each) for each in own)
 
 
+async def test_a_write_that_nobody_will_wait_for_is_not_begun(app: App) -> None:
+    body = {"url": URL, "code": "too-late"}
+    headers = {"X-Request-Timeout": "0"}
+    problem, _ = await answer(app, "POST", "/api/links", 503, json=body, headers=headers)
+    assert problem["outcome"] == "failed"
+    await answer(app, "GET", "/api/links/too-late", 404)
+    await answer(app, "GET", "/readyz", 200)
+
+
 async def test_the_log_says_which_request(database: DatabaseServer, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", logger="scaleup.app.access")
     async with run_app(database, access_log=True) as app:

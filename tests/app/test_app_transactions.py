@@ -14,6 +14,7 @@ from database_servers import PASSWORD, DatabaseServer
 from needs import requires
 
 from bench.ports import free_port
+from scaleup.app import deadline
 from scaleup.app.address import DatabaseAddress
 from scaleup.app.idempotency import Key
 from scaleup.app.migrate import migrate
@@ -89,6 +90,31 @@ async def test_no_pause_goes_past_the_deadline(mariadb: DatabaseServer) -> None:
         with pytest.raises(DatabaseBusyError):
             await transactions.transaction(lambda cursor: failing(cursor, 1213))
         assert transactions.repeated == 0
+
+
+@requires("mariadbd")
+async def test_a_write_gets_no_more_time_than_its_request_has(mariadb: DatabaseServer) -> None:
+    async with make_pool(mariadb) as pool:
+        away: list[str] = []
+        pool.on_away = away.append
+        transactions, sleep = Transactions(pool, chance=lambda: 0.0), "SELECT SLEEP(10)"
+        deadline.begin("0.05")
+        with pytest.raises(OutcomeUnknownError):
+            await transactions.statement(lambda cursor: cursor.execute(sleep))
+        deadline.begin("0.05")
+        with pytest.raises(DatabaseBusyError, match="that were left"):
+            await transactions.transaction(lambda cursor: cursor.execute(sleep))
+        assert away == [], "it was not the database's fault"
+        assert (pool.in_use, transactions.repeated) == (0, 0)
+
+
+async def test_what_only_reads_has_the_pools_time(database: DatabaseServer) -> None:
+    async with make_pool(database) as pool:
+        transactions = Transactions(pool, chance=lambda: 0.0)
+        deadline.begin("0")
+        await transactions.read(lambda cursor: cursor.execute("SELECT 1"))
+        with pytest.raises(DatabaseBusyError, match="no time was left"):
+            await transactions.statement(lambda cursor: cursor.execute("SELECT 1"))
 
 
 @requires("mariadbd")
