@@ -1,9 +1,9 @@
-"""Rows by their key, for many who ask at once: those of one turn of the loop share a query.
+"""Rows by their key, for many who ask at once: those of a few turns of the loop share a query.
 
 Most of what a look into the database costs does not depend on how many rows it finds: a connection is taken and
-given back, a packet is sent, the answer's head is read. So who asks first waits until all who are ready to run have
-run, then asks for everybody who came meanwhile, and each gets their own row. The busier the process is, the more
-requests are ready in a turn, and the less each costs; one that is alone waits for nobody.
+given back, a packet is sent, the answer's head is read. So who asks first lets the loop turn TURNS times, then asks
+for everybody who came meanwhile, and each gets their own row. The busier the process is, the more requests come in
+these turns, and the less each costs; for one that is alone they are a few microseconds.
 
 Nothing is kept: a query begins after all who share it have asked, so each sees what was stored by then.
 """
@@ -18,6 +18,9 @@ from scaleup.app.outcomes import DatabaseAwayError
 
 V = TypeVar("V")
 
+TURNS = 3
+"""A request takes two from its socket to here: its bytes are read in one, and wake its handler in the next. So with
+one more this includes all whose bytes had come when the first one asked. More turns find nobody else."""
 MOST_KEYS = 64
 """Of a query: it bounds its length, and what it takes to read the answer."""
 
@@ -42,7 +45,8 @@ class Lookup(Generic[V]):
     async def _ask(self, key: str) -> V | None:
         joined = self._joining = {key: []}
         try:
-            await asyncio.sleep(0)  # the others of this turn
+            for _ in range(TURNS):
+                await asyncio.sleep(0)
             if self._joining is joined:
                 self._joining = None
             found = await self._query(list(joined))

@@ -77,7 +77,7 @@ class Replica:
         return self.pool.endpoint
 
     def load(self) -> tuple[int, int]:
-        """The same during a turn of the loop, so that requests which are ready together share a query."""
+        """Changes by uses, not by who asks, so that requests which come together share a query."""
         return self.pool.in_use + self.pool.waiting, self.pool.uses
 
     def becomes(self, reason: str | None) -> None:

@@ -61,7 +61,7 @@ class Server:
 
 
 class Reader:
-    """A server that links are read from. Who asks it for one in the same turn of the loop shares a query."""
+    """A server that links are read from. Who asks it for one at about the same time shares a query (lookup.py)."""
 
     def __init__(self, transactions: Transactions) -> None:
         self._transactions = transactions

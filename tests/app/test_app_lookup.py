@@ -1,4 +1,4 @@
-"""Who asks in the same turn of the loop shares a query; nobody gets another's row, or one of the past."""
+"""Who asks in the same few turns of the loop shares a query; nobody gets another's row, or one of the past."""
 
 from __future__ import annotations
 
@@ -51,6 +51,14 @@ async def test_each_gets_their_own_by_one_query(lookup: Lookup[str], database: D
     keys = ["a", "b", "none", "a", "c"]
     assert await asyncio.gather(*map(lookup.get, keys)) == ["a1", "b1", None, "a1", "c1"]
     assert database.asked == [["a", "b", "none", "c"]]
+
+
+async def test_who_asks_a_little_later_still_joins(lookup: Lookup[str], database: Database) -> None:
+    async with asyncio.TaskGroup() as group:
+        for key in "abc":
+            group.create_task(lookup.get(key))
+            await asyncio.sleep(0)
+    assert database.asked == [["a", "b", "c"]]
 
 
 async def test_nobody_joins_a_query_that_has_begun(lookup: Lookup[str], database: Database) -> None:
