@@ -14,6 +14,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Sequence
+from functools import cache
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
@@ -85,9 +86,10 @@ class HttpServer:
     ) -> None:
         self._name = name
         self._draining = False
-        self._responses = Counter(
+        responses = Counter(
             "scaleup_app_responses_total", "Responses by status", ["status"], registry=registry
         )
+        self._responses = cache(lambda status: responses.labels(str(status)))
         application = web.Application(
             middlewares=[_identify, answer_problems], client_max_size=MAX_BODY_BYTES
         )
@@ -135,4 +137,4 @@ class HttpServer:
         if self._draining:
             response.force_close()
             response.headers["Connection"] = "close"  # aiohttp has written this header before it asks us
-        self._responses.labels(str(response.status)).inc()
+        self._responses(response.status).inc()
