@@ -85,8 +85,16 @@ def _check_company(settings: DbSettings, directory: DataDirectory) -> None:
     """Raises ConfigurationError when servers have shared these data which would now miss what is written."""
     replicas, nodes = replication.folders(directory), galera.folders(directory)
     for wanted, left, say in (
-        (settings.replicas, replicas, f"--replicas {len(replicas)}"),
-        (settings.galera, nodes, f"--galera {len(nodes) + 1}"),
+        (
+            settings.replicas > 0,
+            replicas,
+            f"--replicas {len(replicas)}",
+        ),  # one that is left out catches up later
+        (
+            settings.galera > len(nodes),
+            nodes,
+            f"--galera {len(nodes) + 1}",
+        ),  # any may be the furthest
     ):
         if left and not wanted:
             raise ConfigurationError(

@@ -18,6 +18,7 @@ its old name for the one that they still believe to be there.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
 import socket
@@ -43,6 +44,8 @@ TIMES = (
 )
 """A node that has died is given up after 3 s, where 5 s are the default. Less, and a busy machine is a dead one."""
 LOOK_SECONDS = 0.2
+NOTICE_SECONDS = 30.0
+"""How long a node that has died may wait for the others to agree that it has: one of them may be stopped."""
 PAUSE_SECONDS = 1.0
 """Before a node that did not start is started again."""
 _FOLDER = "node{}"
@@ -86,10 +89,7 @@ class GaleraEngine:
             node.take(its_socket)
             node.part = self._part(node, group, groups)
         beginner = await self._who_begins()
-        usual = beginner.part
-        beginner.part = Part((*usual.arguments, "--wsrep-new-cluster"))
-        version = await beginner.launch()
-        beginner.part = usual
+        version = await beginner.launch(Part((*beginner.part.arguments, "--wsrep-new-cluster")))
         for node in self._nodes:
             if node is not beginner:
                 await node.launch()
@@ -112,8 +112,8 @@ class GaleraEngine:
     async def stop(self, grace: float) -> None:
         """The first node last: it begins the next time."""
         first, *others = self._nodes
-        await asyncio.gather(*(node.stop(grace) for node in others))
-        await first.stop(grace)
+        await asyncio.gather(*(node.stop(grace / 2) for node in others))
+        await first.stop(grace / 2)
 
     def _socket(self, number: int) -> socket.socket:
         first = self._settings.listen
@@ -175,10 +175,12 @@ class GaleraEngine:
                 await node.wait()
             except StartupError as error:
                 log.warning("the node on %s is started again: %s", node.endpoint, error)
-            await self._until_noticed()
+            with contextlib.suppress(TimeoutError):  # then it is tried all the same
+                async with asyncio.timeout(NOTICE_SECONDS):
+                    await self._until_noticed()
             try:
                 await node.launch()
-            except StartupError as error:
+            except (StartupError, OSError) as error:  # of the system: a full disk
                 log.error("the node on %s: %s", node.endpoint, error)
                 await asyncio.sleep(PAUSE_SECONDS)
 

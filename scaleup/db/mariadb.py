@@ -53,8 +53,11 @@ _SMALL = (
     "--skip-name-resolve",
 )
 _SMALL_MARIADB = ("--innodb-log-file-size=8M", "--aria-pagecache-buffer-size=1M")
-_THROW_AWAY = ("--innodb-flush-log-at-trx-commit=0", "--innodb-doublewrite=0")
-"""Nobody reads the data after a crash when the directory is temporary."""
+_THROW_AWAY = ("--innodb-flush-log-at-trx-commit=2", "--innodb-doublewrite=0")
+"""A temporary directory goes with the machine, but servers that share it with others are started again when they
+die: what they had committed is in the kernel's hands then, and has to be on no disk."""
+_COPIED = "copied"
+"""A file in the data: of a copy with which no server has run yet."""
 
 
 def find(name: str) -> str | None:
@@ -120,23 +123,32 @@ class ServerEngine:
         self.endpoint = endpoint_of(sock)
         sock.close()
 
-    async def launch(self) -> str:
-        """Start the server, for `part`; its version. Raises StartupError."""
+    async def launch(self, part: Part | None = None) -> str:
+        """Start the server, for `part` this time, or as always; its version. Raises StartupError, OSError."""
+        part = part or self.part
         async with self._in_time():
-            init_file = self._write(self.data / "init.sql", self._init_statements())
-            more = [f"--init-file={init_file}"] if self.part.makes_user else []
+            init_file = self._write(self.data / "init.sql", self._init_statements(part))
+            more = [f"--init-file={init_file}"] if part.makes_user else []
             try:
                 self._server = await Program.start(
-                    [*self._arguments(), *more], user=self._user, directory=self.data
+                    [*self._arguments(part), *more], user=self._user, directory=self.data
                 )
-                return await self._until_it_accepts()
+                version = await self._until_it_accepts()
+                (self.data / _COPIED).unlink(missing_ok=True)
+                return version
             finally:
                 init_file.unlink(missing_ok=True)  # it has the password
 
     async def copy_from(self, other: ServerEngine) -> None:
         """The data of another, which is not running."""
         unfinished = await self._begun()
+        self._write(unfinished / _COPIED, "")
         await self._make(["cp", "--archive", f"{other.data}/.", str(unfinished)], unfinished)
+
+    @property
+    def is_copied(self) -> bool:
+        """Its data are another's, and it has not run since."""
+        return (self.data / _COPIED).exists()
 
     @contextlib.asynccontextmanager
     async def _in_time(self) -> AsyncIterator[None]:
@@ -172,7 +184,7 @@ class ServerEngine:
         """The number of the last transaction that a Galera node which crashed still has. Raises StartupError."""
         async with self._in_time():
             program = await Program.start(
-                [*self._arguments(), "--wsrep-recover"], user=self._user, directory=self.data
+                [*self._arguments(self.part), "--wsrep-recover"], user=self._user, directory=self.data
             )
             try:
                 await program.wait()
@@ -223,7 +235,7 @@ class ServerEngine:
             "--innodb-log-file-size=8M",
         )
 
-    def _arguments(self) -> list[str]:
+    def _arguments(self, part: Part) -> list[str]:
         return [
             self._program_path,
             "--no-defaults",
@@ -234,7 +246,7 @@ class ServerEngine:
             f"--bind-address={self.endpoint.host}",
             f"--port={self.endpoint.port}",
             *self._tls(),
-            *self.part.arguments,
+            *part.arguments,
             *_SMALL,
             *(_SMALL_MARIADB if self._is_mariadb else ("--mysqlx=OFF",)),
             *(() if self._directory.keep else _THROW_AWAY),
@@ -252,18 +264,18 @@ class ServerEngine:
                 arguments.append(f"--{option}={self._write(self.data / f'{option}.pem', text)}")
         return arguments
 
-    def _init_statements(self) -> str:
+    def _init_statements(self, part: Part) -> str:
         """One statement a line, as an init-file wants it."""
         settings = self._settings
         user, password = f"'{settings.user}'@'%'", _quoted(self._password)
         pattern = settings.database.replace("_", r"\_")  # in a GRANT, _ stands for any character
         statements = [
-            *self.part.before,
+            *part.before,
             f"CREATE DATABASE IF NOT EXISTS `{settings.database}` CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
             f"CREATE USER IF NOT EXISTS {user}",
             f"ALTER USER {user} IDENTIFIED BY {password}",
             f"GRANT {RIGHTS} ON `{pattern}`.* TO {user}",
-            *self.part.statements,
+            *part.statements,
         ]
         if not self._is_mariadb:
             statements.append(f"ALTER USER 'root'@'localhost' IDENTIFIED BY '{secrets.token_hex()}'")

@@ -36,6 +36,8 @@ PAUSE_SECONDS = 1.0
 """Before a replica that has died is started again."""
 USER = "replication"
 _FOLDER = "replica{}"
+_BEGIN = "SET GLOBAL gtid_slave_pos = @@GLOBAL.gtid_binlog_pos"
+"""Where its primary was when it was copied. Later a replica knows by itself, and better."""
 _UNLOGGED = ("SET SESSION sql_log_bin = 0",)
 """Each server makes its users for itself."""
 
@@ -63,10 +65,9 @@ class ReplicatedEngine:
 
     async def start(self, sock: socket.socket) -> str:
         await self._primary.install()
-        new = [replica for replica in self.replicas if not replica.data.exists()]
-        for replica in new:
-            await replica.copy_from(self._primary)
         for replica in self.replicas:
+            if not replica.data.exists():
+                await replica.copy_from(self._primary)
             await replica.install()
         self._primary.take(sock)
         self._primary.part = Part(self._arguments(1), _UNLOGGED, self._for_the_primary())
@@ -75,8 +76,9 @@ class ReplicatedEngine:
             for number, replica in enumerate(self.replicas, 1):
                 arguments = (*self._arguments(number + 1), "--read-only=ON", "--skip-slave-start")
                 replica.take(self._socket(number))
-                replica.part = Part(arguments, _UNLOGGED, self._for_a_replica(is_new=replica in new))
-                tasks.create_task(replica.launch())
+                replica.part = Part(arguments, _UNLOGGED, self._for_a_replica())
+                begin = Part(arguments, _UNLOGGED, (_BEGIN, *replica.part.statements))
+                tasks.create_task(replica.launch(begin if replica.is_copied else None))
         for replica in self.replicas:
             log.info("a replica on %s, data in %s", replica.endpoint, replica.data)
         return version
@@ -92,8 +94,8 @@ class ReplicatedEngine:
 
     async def stop(self, grace: float) -> None:
         """The replicas last: they get what the primary wrote to its end."""
-        await self._primary.stop(grace)
-        await asyncio.gather(*(replica.stop(grace) for replica in self.replicas))
+        await self._primary.stop(grace / 2)
+        await asyncio.gather(*(replica.stop(grace / 2) for replica in self.replicas))
 
     def _socket(self, number: int) -> socket.socket:
         first = self._settings.listen
@@ -119,12 +121,10 @@ class ReplicatedEngine:
             f"GRANT REPLICATION SLAVE ON *.* TO {user}",
         )
 
-    def _for_a_replica(self, *, is_new: bool) -> tuple[str, ...]:
+    def _for_a_replica(self) -> tuple[str, ...]:
         where = self._primary.endpoint
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(where.host, where.host)
-        begin = ("SET GLOBAL gtid_slave_pos = @@GLOBAL.gtid_binlog_pos",) if is_new else ()
         return (
-            *begin,
             f"CHANGE MASTER TO MASTER_HOST='{host}', MASTER_PORT={where.port}, MASTER_USER='{USER}', "
             f"MASTER_PASSWORD='{self._password}', MASTER_USE_GTID=slave_pos, MASTER_CONNECT_RETRY=1",
             "START SLAVE",
@@ -141,5 +141,5 @@ async def _keep_up(replica: ServerEngine) -> None:
         await asyncio.sleep(PAUSE_SECONDS)
         try:
             await replica.launch()
-        except StartupError as error:
+        except (StartupError, OSError) as error:  # of the system: a full disk
             log.error("the replica on %s: %s", replica.endpoint, error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +16,8 @@ import pytest
 from database_servers import DatabaseServer, Sql, database
 from needs import requires
 from test_db_processes import run
+
+from bench.ports import free_port
 
 pytestmark = [pytest.mark.slow, requires("mariadbd", "mariadb")]
 
@@ -92,10 +95,16 @@ def test_all_killed_at_once(data: Path) -> None:
 def test_a_replica_that_dies_is_started_again_and_a_primary_is_not() -> None:
     with database("mariadb", arguments=["--replicas", "1"]) as server:
         (replica,) = server.replicas
-        write(server, 1)
-        os.kill(replica.server_pid(), signal.SIGKILL)
-        write(server, 2)
-        until(lambda: ids(replica) == [1, 2])
+        write(server, 0)
+        with server.connection() as connection, connection.cursor() as cursor:
+            for number in range(1, 200):
+                cursor.execute("INSERT INTO notes VALUES (%s)", (number,))
+        until(lambda: len(ids(replica)) == 200)
+        for number in (200, 201):  # killed a second time, it is no copy any more
+            pid = replica.server_pid()
+            os.kill(pid, signal.SIGKILL)
+            write(server, number)
+            until(lambda number=number: ids(replica) == list(range(number + 1)))
         os.kill(server.server_pid(), signal.SIGKILL)
         assert server.process.wait(20) == 1
         assert "mariadbd has ended" in server.log.read()
@@ -110,6 +119,23 @@ def test_who_had_replicas_does_not_write_without_them(data: Path) -> None:
     code, said = run("--listen", "127.0.0.1:0", *kept)
     assert code == 78
     assert "say --replicas 1, or remove such directories" in said
+
+
+def test_a_copy_that_did_not_start_begins_where_it_was_copied(data: Path) -> None:
+    kept = ["--data", str(data)]
+    with database("mariadb", arguments=[*kept, "--replicas", "1"]) as server:
+        write(server, 1)
+        until(lambda: ids(server.replicas[0]) == [1])
+    port = free_port()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", port + 2))
+        taken.listen()
+        code, said = run("--listen", f"127.0.0.1:{port}", *kept, "--replicas", "2")
+    assert code == 1, said
+    with database("mariadb", arguments=[*kept, "--replicas", "2"]) as server:
+        write(server, 2)
+        for replica in server.replicas:
+            until(lambda replica=replica: ids(replica) == [1, 2])
 
 
 def test_other_engines_have_no_replicas(data: Path) -> None:
