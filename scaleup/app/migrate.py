@@ -1,7 +1,9 @@
 """The schema and its versions: the files `migrations/NNNN_name.sql`, each applied once, in order.
 
 Any number of applications may start at the same time: a lock in the database (GET_LOCK) lets one of them
-work while the others wait. The database itself drops the lock when the one that holds it dies.
+work while the others wait. The database itself drops the lock when the one that holds it dies. In a Galera
+cluster each node has locks of its own, so two that begin at different nodes may both apply a version, which one of
+them records.
 
 MySQL commits each CREATE or ALTER by itself, so a file cannot be applied as a whole or not at all. A
 migration that failed half-way is applied again from its beginning: write statements that may be repeated
@@ -18,7 +20,7 @@ from datetime import datetime
 from importlib.resources import files
 from typing import Any
 
-from pymysql.err import ProgrammingError
+from pymysql.err import IntegrityError, ProgrammingError
 
 from scaleup.app.outcomes import DatabaseAwayError
 from scaleup.app.pool import Pool
@@ -32,7 +34,7 @@ LOCK_SECONDS = 10
 MIGRATION_SECONDS = 600.0
 """The longest that all migrations may take: an ALTER copies its table."""
 
-_NO_SUCH_TABLE = 1146
+_NO_SUCH_TABLE, _DUPLICATE = 1146, 1062
 
 _CREATE_HISTORY = """
     CREATE TABLE IF NOT EXISTS schema_migrations (
@@ -118,7 +120,13 @@ async def _apply(cursor: Any, known: Sequence[Migration], database: str) -> list
     for migration in missing:
         for statement in migration.statements:
             await cursor.execute(statement)
-        await cursor.execute(_RECORD, (migration.version, migration.name))
+        try:
+            await cursor.execute(_RECORD, (migration.version, migration.name))
+        except IntegrityError as error:
+            if error.args[0] != _DUPLICATE:
+                raise
+            log.info("version %d was applied at another node as well", migration.version)
+            continue
         log.info("the schema of %s is now at version %d (%s)", database, migration.version, migration.name)
     return missing
 

@@ -12,7 +12,7 @@ connection is made outside any lock.
 Who would wait too long is not let in. By Little's law the wait is the number of those before us, times how
 long a use takes on average, by the number of connections. When that is more than WAIT_SHARE of the deadline,
 what we are asked for would come too late, and the waiting would have made it later for the others, too:
-DatabaseOverloadedError at once.
+DatabaseOverloadedError at once. Who watches over a server has a connection of its own for that, beyond the others.
 
 Of several hosts one is used at a time: the first that can be reached and is not read-only, which is the primary, or
 any node of a Galera cluster that is in it.
@@ -132,6 +132,8 @@ class Pool:
         """Times that a connection was used."""
         self._password = password
         self._slots = asyncio.Semaphore(size)
+        self._watchers = asyncio.Semaphore(1)
+        self._rechecking, self._rechecked = asyncio.Lock(), -math.inf
         self._idle: deque[_Connection] = deque()
         """The last given back is taken first; the others may grow old."""
         self._mean_use_seconds = 0.0
@@ -148,8 +150,9 @@ class Pool:
         return len(self._idle)
 
     @contextlib.asynccontextmanager
-    async def cursor(self, timeout: float | None = None) -> AsyncIterator[Any]:
+    async def cursor(self, timeout: float | None = None, *, watching: bool = False) -> AsyncIterator[Any]:
         """An aiomysql cursor on a connection of one's own. `timeout`: more than the pool's: a new connection.
+        `watching`: one beyond `size`, so that a server can be looked at when it has much to do.
 
         Raises DatabaseAwayError when the database is not there or too slow, DatabaseOverloadedError when all
         connections are in use for too long; other errors of SQL are pymysql's.
@@ -158,7 +161,8 @@ class Pool:
         clock = asyncio.get_running_loop().time
         try:
             async with asyncio.timeout(limit):
-                await self._wait_for_slot(limit)
+                slots = self._watchers if watching else self._slots
+                await (slots.acquire() if watching else self._wait_for_slot(limit))
                 try:
                     connection = await (self._take() if limit <= self.timeout else self._connect(limit))
                     self.in_use += 1
@@ -172,7 +176,7 @@ class Pool:
                         self._mean_use_seconds += (clock() - begun - self._mean_use_seconds) * _SMOOTHING
                         self._give_back(connection, keep=limit <= self.timeout)
                 finally:
-                    self._slots.release()
+                    slots.release()
         except TimeoutError:
             if limit < self.timeout:  # it says more of who had so little time than of the database
                 raise DatabaseBusyError(f"no answer within the {limit:.3f} s that were left") from None
@@ -186,17 +190,25 @@ class Pool:
     async def recheck(self) -> None:
         """Whether the host that is used may still be; else look for another. Raises DatabaseAwayError.
 
-        A primary that became read-only still answers reads, with what is no longer the truth.
+        A primary that became read-only still answers reads, with what is no longer the truth. Those who ask at
+        the same time share what is found out after they have asked.
         """
-        try:
-            async with self.cursor() as cursor:
-                await _check_usable(cursor.connection)
-        except DatabaseBusyError:  # next time
-            pass
-        except DatabaseAwayError:
-            self._drop_idle()
-            async with self.cursor():  # on a new connection: to a host that may
-                pass
+        clock = asyncio.get_running_loop().time
+        asked = clock()
+        async with self._rechecking:
+            if self._rechecked > asked:
+                return
+            begun = clock()
+            try:
+                async with self.cursor(watching=True) as cursor:
+                    await _settle(cursor.connection, may_be_read_only=not self.address.others)
+            except DatabaseBusyError:
+                raise
+            except DatabaseAwayError:
+                self._drop_idle()
+                async with self.cursor(watching=True):  # on a new connection: to a host that may
+                    pass
+            self._rechecked = begun
 
     async def warm(self) -> None:
         """Make the first connections before anybody waits for them. Raises DatabaseAwayError."""
@@ -284,8 +296,7 @@ class Pool:
                 try:
                     await raw._connect()
                     await _limit(raw, statement_seconds)
-                    if address.others:
-                        await _check_usable(raw)
+                    await _settle(raw, may_be_read_only=not address.others)
                 except BaseException:
                     raw.close()
                     raise
@@ -324,23 +335,26 @@ class Pool:
             self._idle.pop().raw.close()
 
 
-async def _check_usable(raw: Any) -> None:
+async def _settle(raw: Any, *, may_be_read_only: bool) -> None:
     """Raises DatabaseAwayError for a replica, or a Galera node outside of its cluster, as a write there would.
 
     In Galera's cluster a commit is certified everywhere, and applied on the other nodes a little later:
-    wsrep_sync_wait has a read wait for what was committed anywhere before it.
+    wsrep_sync_wait has each statement wait for what was committed anywhere before it. Not only reads: a DELETE
+    would not find a row that another node has just acknowledged, an INSERT one that was just deleted.
     """
+    if "embedded" in raw.get_server_info().lower():  # there is but one of it
+        return
     async with raw.cursor(_Cursor) as cursor:
-        await cursor.execute("SELECT @@global.read_only")
-        if await cursor.fetchone() != (0,):
+        await cursor.execute("SHOW GLOBAL VARIABLES WHERE Variable_name IN ('read_only', 'wsrep_on')")
+        variables = dict(await cursor.fetchall())
+        if variables.get("read_only") != "OFF" and not may_be_read_only:
             raise DatabaseAwayError("it is read-only", READ_ONLY)
-        await cursor.execute("SHOW GLOBAL VARIABLES LIKE 'wsrep_on'")
-        if await cursor.fetchone() != ("wsrep_on", "ON"):
+        if variables.get("wsrep_on") != "ON":
             return
         await cursor.execute("SHOW GLOBAL STATUS LIKE 'wsrep_ready'")
         if await cursor.fetchone() != ("wsrep_ready", "ON"):
             raise DatabaseAwayError("its Galera node is not ready", NOT_READY)
-        await cursor.execute("SET SESSION wsrep_sync_wait = 1")
+        await cursor.execute("SET SESSION wsrep_sync_wait = 7")
 
 
 async def _limit(raw: Any, seconds: float) -> None:

@@ -1,8 +1,9 @@
 """How far a database has got: MariaDB's GTID positions, `DOMAIN-SERVER-SEQUENCE[,…]`. ●
 
 Commits of a domain are numbered in one order on all servers (gtid_strict_mode sees to it). So a server that has
-got to a number has all before it, and whether it has what a client has seen is a comparison. Which server gave a
-number does not matter for that.
+got to a number has all before it, and whether it has what a client has seen is a comparison. That holds as long as
+there is one history. Two servers that have given the same number have two, of which neither covers the other; and
+that a replica has a number which its primary has not is for replicas.py to notice.
 """
 
 from __future__ import annotations
@@ -28,39 +29,42 @@ class Position:
 
     @classmethod
     def parse(cls, text: str) -> Position:
-        """What `str` made, or the server said. Raises ValueError."""
-        if text == _NEWEST:
-            return NEWEST
+        """What `str` made, the server said, or several of them joined as HTTP does. Raises ValueError."""
         parts = text.split(",", MAX_DOMAINS) if text else []
         if len(parts) > MAX_DOMAINS:
             raise ValueError(f"{text!r} has more than {MAX_DOMAINS} domains")
-        domains = {}
+        position = START
         for part in parts:
+            if (part := part.strip(" \t")) == _NEWEST:
+                return NEWEST
             if (found := _GTID.fullmatch(part)) is None:
                 raise ValueError(f"{part!r} is no DOMAIN-SERVER-SEQUENCE")
             domain, server, sequence = map(int, found.groups())
-            domains[domain] = server, sequence
-        return cls(domains)
+            position = position.with_(cls({domain: (server, sequence)}))
+        return position
 
     def covers(self, other: Position) -> bool:
         """Whether who has got here has also got there."""
         if self.is_newest or other.is_newest:
             return self.is_newest
         return all(
-            domain in self.domains and self.domains[domain][1] >= sequence
-            for domain, (_, sequence) in other.domains.items()
+            (mine := self.domains.get(domain)) is not None and (mine[1] > theirs[1] or mine == theirs)
+            for domain, theirs in other.domains.items()
         )
 
     def with_(self, other: Position) -> Position:
-        """The least that covers both."""
+        """The least that covers both. Of two histories that is only the primary, whichever it is."""
         if self.covers(other):
             return self
         if other.covers(self):
             return other
         merged = dict(self.domains)
-        for domain, (server, sequence) in other.domains.items():
-            if domain not in merged or merged[domain][1] < sequence:
-                merged[domain] = server, sequence
+        for domain, theirs in other.domains.items():
+            mine = merged.setdefault(domain, theirs)
+            if mine[1] == theirs[1] and mine != theirs:
+                return NEWEST
+            if mine[1] < theirs[1]:
+                merged[domain] = theirs
         return Position(merged)
 
     def __str__(self) -> str:

@@ -8,11 +8,15 @@ what its client has seen (session.py), and is answered
 2. else by one that gets there within WAIT_SECONDS, which the server waits for (MASTER_GTID_WAIT);
 3. else by the primary.
 
+Behind each answer the server that gave it says how far it is, so one that was replaced meanwhile, or is not the
+primary any more, is found out, and its answer not used.
+
 How far behind a replica is, is measured rather than asked: every LOOK_SECONDS the primary says how far it is, and
 each replica how far it has got. The lag is the age of the last of the primary's positions that the replica has
 reached. Unlike Seconds_Behind_Master it notices a replica that has lost the primary, needs no right, and compares
 no clocks. One that is more than the allowed lag behind, stopped, away, or not read-only is left out until it is
-well again. While the primary is away nothing is committed, so lags stay as they were, and reads go on.
+well again; so is one that has what the primary has not, since then its history is another. While the primary is
+away nothing is committed, so lags stay as they were, and reads go on.
 """
 
 from __future__ import annotations
@@ -28,8 +32,8 @@ from pymysql.err import Error
 
 from scaleup.app.outcomes import DatabaseAwayError, DatabaseBusyError
 from scaleup.app.pool import Pool
-from scaleup.app.position import Position
-from scaleup.app.transactions import Transactions
+from scaleup.app.position import NEWEST, START, Position
+from scaleup.app.transactions import Stand, Transactions
 from scaleup.net.addresses import Endpoint
 
 log = logging.getLogger(__name__)
@@ -41,7 +45,7 @@ WAIT_SECONDS = 0.1
 """What a request waits for a replica before it turns to the primary."""
 
 WAIT = "SELECT MASTER_GTID_WAIT(%s, %s)"
-PRIMARY = "SELECT @@GLOBAL.gtid_binlog_pos"
+PRIMARY = "SELECT @@GLOBAL.log_bin, @@GLOBAL.gtid_binlog_pos, @@GLOBAL.gtid_slave_pos"
 REPLICA = (
     "SELECT @@GLOBAL.read_only, @@GLOBAL.log_bin AND @@GLOBAL.log_slave_updates, @@GLOBAL.gtid_slave_pos"
 )
@@ -66,11 +70,16 @@ class Track:
 
 
 class Replica:
-    """`reason`: why it is not read from, or None."""
+    """`reason`: why it is not read from, or None. `applied`: who reads there now sees that much.
+
+    `has_strayed`: it has what the primary has not.
+    """
 
     def __init__(self, pool: Pool, transactions: Transactions) -> None:
         self.pool, self.transactions = pool, transactions
         self.reason: str | None = "it has not been looked at yet"
+        self.applied = START
+        self.has_strayed = False
 
     @property
     def endpoint(self) -> Endpoint:
@@ -106,15 +115,25 @@ class Replicas:
         usable = self.usable
         if not usable or needed.is_newest:
             return None
-        if known := [it for it in usable if it.transactions.applied.covers(needed)]:
+        if known := [it for it in usable if it.applied.covers(needed)]:
             return min(known, key=Replica.load)
         best = min(usable, key=Replica.load)
         return best if await self._gets_there(best, needed) else None
 
-    def failed(self, replica: Replica, error: DatabaseAwayError) -> None:
+    def failed(self, replica: Replica, error: DatabaseAwayError | Error) -> None:
         """A read met that error."""
         if not isinstance(error, DatabaseBusyError):
             replica.becomes(str(error))
+
+    def answered(self, replica: Replica, needed: Position, stand: Stand) -> bool:
+        """Whether what it answered may be used."""
+        if stand.shown.is_newest:  # it did not say how far it is; it was as far when it was chosen
+            return True
+        if not stand.applied.covers(needed):
+            replica.becomes(f"it has gone back to {str(stand.applied) or 'the beginning'}")
+            return False
+        replica.applied = replica.applied.with_(stand.applied)
+        return True
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -123,33 +142,49 @@ class Replicas:
             await asyncio.sleep(LOOK_SECONDS)
 
     async def look(self) -> None:
-        """Once, at the primary and then at each."""
+        """Once: how far the primary is and each of them, and then whether they are of one history."""
+        begun = asyncio.get_running_loop().time()
+        replicas = asyncio.gather(*map(self._ask_replica, self.all))
+        primary, applied = await asyncio.gather(self._ask_primary(), replicas)
+        if primary is not None:
+            self._track.was(begun, primary)
+            primary = await self._ask_primary()  # again: it has all that any of them can have
+        for replica, found in zip(self.all, applied, strict=True):
+            replica.becomes(found if isinstance(found, str) else self._judge(replica, found, primary))
+
+    async def _ask_primary(self) -> Position | None:
+        """None: it cannot be asked."""
         try:
-            (position,) = await _ask(self._primary, PRIMARY)
-            self._track.was(asyncio.get_running_loop().time(), Position.parse(position))
+            has_log, logged, applied = await _ask(self._primary, PRIMARY, watching=True)
+            return Position.parse(logged).with_(Position.parse(applied)) if has_log else NEWEST
         except (DatabaseAwayError, Error, ValueError) as error:
             log.debug("the primary does not say how far it is: %s", error)
-        for replica, reason in zip(
-            self.all, await asyncio.gather(*map(self._look_at, self.all)), strict=True
-        ):
-            replica.becomes(reason)
+            return None
 
-    async def _look_at(self, replica: Replica) -> str | None:
+    async def _ask_replica(self, replica: Replica) -> Position | str:
+        """How far it has got, or why it is no replica."""
         try:
-            is_read_only, has_log, text = await _ask(replica.pool, REPLICA)
-            applied = Position.parse(text)
-        except DatabaseBusyError:  # with our own reads: no reason to send them all to the primary
-            return replica.reason
+            is_read_only, has_log, applied = await _ask(replica.pool, REPLICA, watching=True)
+            if not is_read_only:
+                return "it is not read-only, so it may be the primary"
+            if not has_log:
+                return "it does not log what it applies: start it with --log-bin --log-slave-updates"
+            return Position.parse(applied)
         except DatabaseAwayError as error:
             return str(error)
         except (Error, ValueError) as error:
             return f"it does not say how far it has got, as MariaDB would: {error}"
-        if not is_read_only:
-            return "it is not read-only, so it may be the primary"
-        if not has_log:
-            return "it does not log what it applies: start it with --log-bin --log-slave-updates"
-        replica.transactions.applied = applied  # which may be less than before, if it was made anew
-        behind = self._track.behind(replica.transactions.applied)
+
+    def _judge(self, replica: Replica, applied: Position, primary: Position | None) -> str | None:
+        """Why it is not read from. `primary`: how far that was a little later; None: nobody knows."""
+        replica.applied = applied  # which may be less than before, if it was made anew
+        if primary is not None:
+            replica.has_strayed = not primary.covers(applied)
+            if primary.is_newest:
+                return "the primary does not log its commits: start it with --log-bin"
+        if replica.has_strayed:
+            return f"it has {applied}, which the primary has not: make it anew from the primary"
+        behind = self._track.behind(applied)
         return None if behind <= self._max_lag else f"it is {behind:.1f} s behind the primary"
 
     async def _gets_there(self, replica: Replica, needed: Position) -> bool:
@@ -158,18 +193,22 @@ class Replicas:
             return False
         self._waiting += 1
         try:
-            if await _ask(replica.pool, WAIT, str(needed), WAIT_SECONDS) != (0,):
+            limit = 2 * WAIT_SECONDS
+            if await _ask(replica.pool, WAIT, str(needed), WAIT_SECONDS, timeout=limit) != (0,):
                 return False
-        except (DatabaseAwayError, Error):
+        except (DatabaseAwayError, Error) as error:
+            self.failed(replica, error)
             return False
         finally:
             self._waiting -= 1
-        replica.transactions.got_to(needed)
+        replica.applied = replica.applied.with_(needed)
         return True
 
 
-async def _ask(pool: Pool, query: str, *parameters: object) -> tuple[Any, ...]:
-    async with pool.cursor() as cursor:
+async def _ask(
+    pool: Pool, query: str, *parameters: object, timeout: float | None = None, watching: bool = False
+) -> tuple[Any, ...]:
+    async with pool.cursor(timeout, watching=watching) as cursor:
         await cursor.execute(query, parameters or None)
         row: tuple[Any, ...] = await cursor.fetchone()
         return row

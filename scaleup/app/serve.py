@@ -33,7 +33,7 @@ from scaleup.processes import Process
 log = logging.getLogger(__name__)
 
 REPLICA_SHARE = 1 / 3
-"""Of the time that a request may spend on the database: a replica that does not answer leaves the rest."""
+"""Of what a request may spend on the primary, which is asked when a replica has not answered for that long."""
 
 
 async def serve(settings: AppSettings, process: Process, sockets: Sequence[socket.socket]) -> None:

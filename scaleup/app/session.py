@@ -1,59 +1,83 @@
 """What a client has seen of the database, which it carries along: its reads never go back in time.
 
-    X-Database-Position: 0-1-57          with each response that asked a database which has replicas
-    Set-Cookie: database-position=…      with those of writes, and of a client that sent one
+    X-Database-Position: 0-1-57            with each response that asked a database which has replicas
+    Set-Cookie: database-position-1f=…     with those of writes, and of a client that sent one
 
 Either comes back with the next request, which is then read from a server that has got as far. The cookie is for
 browsers; a program that forwards the header can hand it on to others, who then see what it saw.
+
+A browser sends requests beside each other, and of two cookies with one name it keeps the one that came last, which
+may be the older one. So each cookie has a name of its own, and a response removes those that its request brought,
+since its own covers them. What came meanwhile stays: what a browser has is always all that it has seen.
 """
 
 from __future__ import annotations
 
+import random
 from contextvars import ContextVar
 
 from aiohttp import web
 
-from scaleup.app.position import START, Position
+from scaleup.app.position import NEWEST, START, Position
 
 HEADER = "X-Database-Position"
 COOKIE = "database-position"
+"""How its name begins."""
 COOKIE_SECONDS = 3600
-"""Longer than a replica that is read from can be behind."""
+"""Who comes back later is somebody else: it is longer than a replica may be behind while the primary is there."""
+MAX_COOKIES = 32
+"""Of a request that are looked at; one more, and it is read from the primary."""
 
 
 class Session:
-    """Of one request. `needed`: what must be seen. `seen`: what was seen or done since."""
+    """Of one request. `needed`: what must be seen. `seen`: what was seen or done since. `cookies`: that it sent."""
 
-    def __init__(self, needed: Position = START, *, keeps: bool = False) -> None:
-        self.needed, self._keeps = needed, keeps
+    def __init__(
+        self, needed: Position = START, *, cookies: tuple[str, ...] = (), keeps: bool = False
+    ) -> None:
+        self.needed, self._cookies, self._keeps = needed, cookies, keeps
         self.seen: Position | None = None
 
     def tell(self, response: web.StreamResponse) -> None:
         if self.seen is None:
             return
-        position = str(self.needed.with_(self.seen) if not self.needed.is_newest else self.seen)
-        response.headers[HEADER] = position
-        if self._keeps:
-            response.set_cookie(
-                COOKIE, position, max_age=COOKIE_SECONDS, path="/", httponly=True, samesite="Lax"
-            )
+        told = self.seen if self.needed.is_newest else self.needed.with_(self.seen)
+        response.headers[HEADER] = str(told)
+        if not self._keeps or (len(self._cookies) == 1 and told == self.needed):
+            return
+        for name in self._cookies:
+            response.del_cookie(name, path="/", httponly=True, samesite="Lax")
+        response.set_cookie(
+            f"{COOKIE}-{random.getrandbits(32):x}",
+            str(told),
+            max_age=COOKIE_SECONDS,
+            path="/",
+            httponly=True,
+            samesite="Lax",
+        )
 
 
 _current: ContextVar[Session | None] = ContextVar("session", default=None)
 
 
 def begin(request: web.Request) -> Session:
-    """A request begins. What it sends that is no position counts as none."""
-    needed, cookie = START, request.cookies.get(COOKIE)
-    for text in (cookie, request.headers.get(HEADER)):
-        if text:
-            try:
-                needed = needed.with_(Position.parse(text))
-            except ValueError:
-                continue
-    session = Session(needed, keeps=cookie is not None or request.method not in ("GET", "HEAD"))
+    """A request begins. What it sends that is no position is taken for one that only the primary has."""
+    cookies = {name: text for name, text in request.cookies.items() if name.startswith(COOKIE)}
+    needed = START if len(cookies) <= MAX_COOKIES else NEWEST
+    for text in (*cookies.values(), *request.headers.getall(HEADER, ())):
+        needed = needed.with_(_read(text))
+    session = Session(
+        needed, cookies=tuple(cookies), keeps=bool(cookies) or request.method not in ("GET", "HEAD")
+    )
     _current.set(session)
     return session
+
+
+def _read(text: str) -> Position:
+    try:
+        return Position.parse(text)
+    except ValueError:
+        return NEWEST
 
 
 def needed() -> Position:

@@ -102,7 +102,8 @@ example:
     )
     database_timeout: Annotated[Seconds, Flag("SECONDS", "database")] = Field(
         1.5,
-        description="what a request may spend on the database, waiting included, until it is answered 503",
+        description="what a request may spend on the database, waiting included, until it is answered 503 (when a "
+        "replica hangs, a third more)",
     )
 
     database_ssl_mode: Annotated[SslMode, Flag(None, "database")] = Field(

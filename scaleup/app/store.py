@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
 
-from pymysql.err import IntegrityError
+from pymysql.err import Error, IntegrityError
 
 from scaleup.app import session
 from scaleup.app.idempotency import Key, KeyReusedError
@@ -21,7 +21,7 @@ from scaleup.app.lookup import Lookup
 from scaleup.app.outcomes import DatabaseAwayError, DatabaseBusyError
 from scaleup.app.position import NEWEST, Position
 from scaleup.app.replicas import Replicas
-from scaleup.app.transactions import Transactions
+from scaleup.app.transactions import Stand, Transactions
 
 T = TypeVar("T")
 
@@ -61,25 +61,24 @@ class Server:
 
 
 class Reader:
-    """A server that links are read from. Who asks it for one at about the same time shares a query (lookup.py)."""
+    """A server that links are read from, and how far it had got by then. Who asks it for a link at about the same
+    time shares a query (lookup.py).
+    """
 
     def __init__(self, transactions: Transactions) -> None:
         self._transactions = transactions
         self._links = Lookup(self._get)
         self._urls = Lookup(self._url)
 
-    @property
-    def seen(self) -> Position:
-        """A position that covers all that was read here so far."""
-        return self._transactions.seen
+    async def get(self, code: str) -> tuple[Link | None, Stand]:
+        links, stand = await self._links.ask(code)
+        return links.get(code), stand
 
-    async def get(self, code: str) -> Link | None:
-        return await self._links.get(code)
+    async def url(self, code: str) -> tuple[str | None, Stand]:
+        urls, stand = await self._urls.ask(code)
+        return urls.get(code), stand
 
-    async def url(self, code: str) -> str | None:
-        return await self._urls.get(code)
-
-    async def page(self, limit: int, after: int | None) -> list[Link]:
+    async def page(self, limit: int, after: int | None) -> tuple[list[Link], Stand]:
         query, parameters = (FIRST_PAGE, (limit,)) if after is None else (NEXT_PAGE, (after, limit))
 
         async def work(cursor: Any) -> list[Link]:
@@ -88,13 +87,18 @@ class Reader:
 
         return await self._transactions.read(work)
 
-    async def _get(self, codes: Sequence[str]) -> dict[str, Link]:
-        return {row[1]: Link(*row) for row in await self._rows(SELECT, codes)}
+    async def recheck(self) -> None:
+        await self._transactions.recheck()
 
-    async def _url(self, codes: Sequence[str]) -> dict[str, str]:
-        return dict(await self._rows(SELECT_URL, codes))
+    async def _get(self, codes: Sequence[str]) -> tuple[dict[str, Link], Stand]:
+        rows, stand = await self._rows(SELECT, codes)
+        return {row[1]: Link(*row) for row in rows}, stand
 
-    async def _rows(self, query: str, codes: Sequence[str]) -> Sequence[Any]:
+    async def _url(self, codes: Sequence[str]) -> tuple[dict[str, str], Stand]:
+        rows, stand = await self._rows(SELECT_URL, codes)
+        return dict(rows), stand
+
+    async def _rows(self, query: str, codes: Sequence[str]) -> tuple[Sequence[Any], Stand]:
         async def work(cursor: Any) -> Sequence[Any]:
             await cursor.execute(for_many(query, len(codes)), codes)
             rows: Sequence[Any] = await cursor.fetchall()
@@ -154,7 +158,8 @@ class Store:
             await cursor.execute(DELETE_KEYS, (row[0] + KEYS_AT_A_TIME, before))
             return int(cursor.rowcount)
 
-        return await self._transactions.transaction(work, repeatable=True)
+        forgotten, _ = await self._transactions.transaction(work, repeatable=True)
+        return forgotten
 
     async def get(self, code: str) -> Link | None:
         return await self._read(lambda reader: reader.get(code))
@@ -180,26 +185,32 @@ class Store:
 
         return await self._write(self._transactions.statement(work))
 
-    async def _write(self, doing: Awaitable[T]) -> T:
+    async def _write(self, doing: Awaitable[tuple[T, Stand]]) -> T:
         try:
-            result = await doing
+            result, stand = await doing
         except Exception:
             self._saw(NEWEST)  # it may be done, or a refusal has told what is there
             raise
-        self._saw(self._transactions.seen)
+        self._saw(stand.shown)
         return result
 
-    async def _read(self, ask: Callable[[Reader], Awaitable[T]]) -> T:
-        if self._replicas and (replica := await self._replicas.choose(session.needed())):
+    async def _read(self, ask: Callable[[Reader], Awaitable[tuple[T, Stand]]]) -> T:
+        needed = session.needed()
+        if self._replicas and (replica := await self._replicas.choose(needed)):
             try:
-                return await self._read_from(self._readers[replica], ask)
-            except DatabaseAwayError as error:
+                result, stand = await ask(self._readers[replica])
+            except (DatabaseAwayError, Error) as error:
                 self._replicas.failed(replica, error)
-        return await self._read_from(self._primary, ask)
-
-    async def _read_from(self, reader: Reader, ask: Callable[[Reader], Awaitable[T]]) -> T:
-        result = await ask(reader)
-        self._saw(reader.seen)
+            else:
+                if self._replicas.answered(replica, needed, stand):
+                    self._saw(stand.shown)
+                    return result
+        result, stand = await ask(self._primary)
+        if self._readers and not needed.is_newest and not stand.shown.covers(needed):
+            # Another server may have become the primary, and what the client has seen be of that one.
+            await self._primary.recheck()
+            result, stand = await ask(self._primary)
+        self._saw(stand.shown)
         return result
 
     def _saw(self, position: Position) -> None:
@@ -221,7 +232,7 @@ class Store:
             row: tuple[Any, ...] = await cursor.fetchone()
             return row
 
-        row = await self._transactions.read(work)
+        row, _ = await self._transactions.read(work)
         version, connection = str(row[0]), int(row[1])
         known = (name for name in ("mariadb", "embedded") if name in version.lower())
         return Server(next(known, "mysql"), version, connection)

@@ -80,13 +80,17 @@ def until_is(node: Sql, ready: str, size: int | None = None) -> None:
         time.sleep(0.05)
 
 
-async def test_what_was_written_at_one_is_read_at_another_at_once(empty: list[Sql]) -> None:
-    """Without wsrep_sync_wait, one of twenty reads came too early."""
+async def test_what_was_done_at_one_is_so_at_another_at_once(empty: list[Sql]) -> None:
+    """Without wsrep_sync_wait, one of twenty came too early: reads, and deletes and inserts as well."""
     first, second, third = empty
     async with store_of(first, second) as (here, one), store_of(second, third) as (there, other):
         for number in range(200):
             await here.add(f"a{number}", URL, NOW)
             assert await there.get(f"a{number}") is not None
+            await here.add(f"b{number}", URL, NOW)
+            assert await there.delete(f"b{number}")
+            assert await here.delete(f"a{number}")
+            await there.add(f"a{number}", URL, NOW)
         assert (one.endpoint, other.endpoint) == (first.endpoint, second.endpoint)
 
 

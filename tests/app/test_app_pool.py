@@ -59,6 +59,22 @@ async def test_no_more_connections_than_its_size(pool: Pool) -> None:
     assert pool.idle <= pool.size
 
 
+async def test_who_watches_need_not_wait_behind_requests(database: DatabaseServer) -> None:
+    async with make_pool(database, size=1) as pool, pool.cursor():
+        async with pool.cursor(watching=True) as cursor:
+            await cursor.execute("SELECT 1")
+        await pool.recheck()
+
+
+@requires("mariadbd")
+async def test_those_who_ask_whether_it_is_the_primary_share_the_answer(mariadb: DatabaseServer) -> None:
+    async with make_pool(mariadb, size=1) as pool:
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(50):
+                tasks.create_task(pool.recheck())
+        assert pool.uses == 2  # the first was under way when the others came
+
+
 async def test_who_waits_goes_on_when_a_connection_comes_back_inside_a_transaction(
     database: DatabaseServer,
 ) -> None:

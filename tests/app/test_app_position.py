@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scaleup.app.outcomes import DatabaseOverloadedError
+from scaleup.app.outcomes import DatabaseAwayError
 from scaleup.app.position import MAX_DOMAINS, NEWEST, START, Position
-from scaleup.app.replicas import LOOK_SECONDS, MAX_LAG_SECONDS, Replica, Replicas, Track
-from scaleup.app.transactions import Transactions
+from scaleup.app.replicas import LOOK_SECONDS, MAX_LAG_SECONDS, PRIMARY, Replica, Replicas, Track
+from scaleup.app.transactions import UNKNOWN, Stand, Transactions
 from scaleup.net.addresses import Endpoint
 
 parse = Position.parse
@@ -29,7 +31,7 @@ def test_it_is_read_as_it_is_written(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        *("0-1", "0-1-", "0-1--1", "00-1-1", "0-1-1,", ",0-1-1", " 0-1-1", "0-1-1;", "٣-1-1", "NEWEST"),
+        *("0-1", "0-1-", "0-1--1", "00-1-1", "0-1-1,", ",0-1-1", "0 -1-1", "0-1-1;", "٣-1-1", "NEWEST"),
         "0-1-" + "9" * 21,
         ",".join(f"{number}-1-1" for number in range(MAX_DOMAINS + 1)),
     ],
@@ -39,8 +41,22 @@ def test_what_is_none(text: str) -> None:
         parse(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "position"),
+    [
+        ("0-1-57, 1-2-3", "0-1-57,1-2-3"),  # as proxies join two lines of a header
+        ("0-1-9,0-1-57,0-1-8", "0-1-57"),
+        ("0-1-9,\t newest", "newest"),
+    ],
+)
+def test_several_that_were_joined(text: str, position: str) -> None:
+    assert parse(text) == parse(position)
+
+
 def test_which_covers_which() -> None:
-    assert parse("0-1-5").covers(parse("0-2-5"))  # who gave the number does not matter
+    assert parse("0-1-6").covers(parse("0-2-5"))  # another server went on where the other had ended
+    assert not parse("0-1-5").covers(parse("0-2-5"))  # these two have not one history
+    assert parse("0-1-5").with_(parse("0-2-5")) == NEWEST
     assert not parse("0-1-5").covers(parse("0-1-6"))
     assert not parse("0-1-5").covers(parse("0-1-5,1-1-1"))
     assert parse("").covers(START)
@@ -79,20 +95,74 @@ def test_an_idle_primary_is_nothing_to_be_behind_of() -> None:
     assert track.behind(START) == math.inf  # and the track has an end
 
 
-class BusyPool:
-    """All of its connections are in use."""
+class Server:
+    """Says how far it is; a pool of connections to itself."""
 
     endpoint = Endpoint("127.0.0.1", 3307)
+    in_use = waiting = uses = 0
 
-    def cursor(self) -> object:
-        raise DatabaseOverloadedError("all 1 connections in use")
+    def __init__(self, position: str, *, read_only: bool = False) -> None:
+        self.position: str | None = position
+        self.read_only, self.has_log = read_only, True
+
+    @contextlib.asynccontextmanager
+    async def cursor(self, _timeout: float | None = None, *, watching: bool = False) -> AsyncIterator[Server]:
+        assert watching, "who looks must not wait behind requests"
+        yield self
+
+    async def execute(self, query: str, _parameters: object) -> None:
+        self._of_primary = query == PRIMARY
+
+    async def fetchone(self) -> tuple[object, ...]:
+        if self.position is None:
+            raise DatabaseAwayError("gone")
+        if self._of_primary:
+            return int(self.has_log), self.position, ""
+        return int(self.read_only), int(self.has_log), self.position
 
 
-@pytest.mark.parametrize("reason", [None, "it is 3.0 s behind the primary"])
-async def test_one_that_is_busy_stays_what_it_was(reason: str | None) -> None:
-    """With reads, perhaps: leaving it out would send all of them to the primary."""
-    pool: Any = BusyPool()
-    replica = Replica(pool, Transactions(pool, chance=lambda: 0.5))
-    replica.reason = reason
-    await Replicas(pool, [replica], max_lag=2.0).look()
-    assert replica.reason == reason
+def looking(primary: Server, *servers: Server) -> Replicas:
+    pools: list[Any] = [primary, *servers]
+    return Replicas(pools[0], [Replica(it, Transactions(it, lambda: 0.5)) for it in pools[1:]], max_lag=2.0)
+
+
+async def test_one_with_another_history_is_left_out_until_it_is_made_anew() -> None:
+    """The wrong one was promoted, or the primary comes from a backup: what it has is not what there is."""
+    primary, server = Server("0-1-100"), Server("0-1-100", read_only=True)
+    replicas = looking(primary, server)
+    (replica,) = replicas.all
+    await replicas.look()
+    assert replica.reason is None
+    for position in ("0-2-91", "0-2-100"):
+        primary.position = position
+        await replicas.look()
+        assert replica.reason == "it has 0-1-100, which the primary has not: make it anew from the primary"
+    primary.position = None  # it cannot be asked; that does not make the other one better
+    await replicas.look()
+    assert replica.reason is not None
+    assert replica.reason.startswith("it has 0-1-100")
+    primary.position, server.position = "0-2-101", "0-2-101"
+    await replicas.look()
+    assert (replica.reason, replica.applied) == (None, parse("0-2-101"))
+
+
+async def test_a_primary_that_does_not_log_has_no_replicas() -> None:
+    primary, server = Server(""), Server("", read_only=True)
+    primary.has_log = False
+    replicas = looking(primary, server)
+    await replicas.look()
+    assert replicas.all[0].reason == "the primary does not log its commits: start it with --log-bin"
+
+
+async def test_what_was_chosen_as_far_enough_and_is_not_does_not_count() -> None:
+    """Somebody has put an older copy in its place between two looks."""
+    replicas = looking(Server("0-1-9"), Server("0-1-9", read_only=True))
+    (replica,) = replicas.all
+    await replicas.look()
+    assert await replicas.choose(parse("0-1-8")) is replica
+    assert replicas.answered(replica, parse("0-1-8"), Stand(parse("0-1-9"), parse("0-1-8")))
+    assert replicas.answered(replica, parse("0-1-8"), UNKNOWN)
+    assert replica.reason is None
+    assert not replicas.answered(replica, parse("0-1-8"), Stand(parse("0-1-9"), parse("0-1-7")))
+    assert replica.reason == "it has gone back to 0-1-7"
+    assert await replicas.choose(parse("0-1-8")) is None

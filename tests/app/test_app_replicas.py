@@ -248,11 +248,13 @@ async def test_who_gets_a_cookie(primary: DatabaseServer) -> None:
             assert HEADER in response.headers
             assert not response.cookies  # it has written nothing: nothing to be remembered
         async with app.client.post("/api/links", json={"url": URL, "code": "c"}) as response:
-            cookie = response.cookies[COOKIE]
+            (cookie,) = response.cookies.values()
+            assert cookie.key.startswith(f"{COOKIE}-")
             assert cookie.value == response.headers[HEADER]
             assert (cookie["httponly"], cookie["samesite"], cookie["path"]) == (True, "Lax", "/")
         async with app.client.get("/api/links") as response:
-            assert response.cookies[COOKIE].value == response.headers[HEADER]
+            assert response.status == 200
+        assert [it.value for it in app.client.cookie_jar] == [response.headers[HEADER]]
         async with app.client.post("/api/links", json={"url": URL, "code": "c"}) as response:
             assert response.status == 409  # who hears that it is taken may look where it certainly is
             assert response.headers[HEADER] == "newest"
@@ -287,6 +289,30 @@ async def test_a_replica_becomes_the_primary() -> None:
             for code in ("before", "after"):
                 async with app.client.get(f"/api/links/{code}") as response:
                     assert response.status == 200
+
+
+async def test_one_that_has_not_heard_of_the_change_asks_before_it_answers_who_has(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its connections to the former primary still answer."""
+    monkeypatch.setattr("scaleup.app.watch.RECHECK_SECONDS", 1000.0)
+    with database("mariadb", arguments=["--replicas", "2"]) as primary:
+        one, two = primary.replicas
+        address = DatabaseAddress("scaleup", primary.endpoint, "scaleup", (one.endpoint,))
+        async with reading(primary, two, database=address) as app:
+            await app.add(code="before")
+            await asyncio.to_thread(two.as_owner, "STOP SLAVE")  # nothing new comes there
+            await asyncio.to_thread(primary.as_owner, "SET GLOBAL read_only = 1")
+            await asyncio.to_thread(caught_up, primary, one)
+            await asyncio.to_thread(one.as_owner, "STOP SLAVE; SET GLOBAL read_only = 0")
+            async with reading(primary, database=address) as other:
+                async with other.client.get("/api/links/before") as response:
+                    assert response.status == 200
+                await other.add(code="after")
+            ((position,),) = one.execute("SELECT @@GLOBAL.gtid_binlog_pos")
+            assert (await get(app, "after"))[0] == 404  # it has not heard, and who asks neither
+            assert (await get(app, "after", str(position)))[0] == 200
+            assert await primary_of(app) == str(one.endpoint)
 
 
 async def primary_of(app: App) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from app_harness import make_pool, until
 from database_servers import PASSWORD, DatabaseServer
 from needs import requires
+from pymysql.err import IntegrityError, OperationalError
 
 from bench.ports import free_port
 from scaleup.app import deadline
@@ -27,7 +29,7 @@ from scaleup.app.outcomes import (
 )
 from scaleup.app.pool import Pool
 from scaleup.app.store import CodeTakenError, Store
-from scaleup.app.transactions import MAX_TRIES, Transactions
+from scaleup.app.transactions import MAX_TRIES, UNKNOWN, Stand, Transactions
 from scaleup.app.upkeep import Clicks
 from scaleup.net.addresses import Endpoint
 
@@ -106,6 +108,41 @@ async def test_a_write_gets_no_more_time_than_its_request_has(mariadb: DatabaseS
             await transactions.transaction(lambda cursor: cursor.execute(sleep))
         assert away == [], "it was not the database's fault"
         assert (pool.in_use, transactions.repeated) == (0, 0)
+
+
+async def test_what_is_done_stays_done_when_the_position_is_not_told(
+    mariadb: DatabaseServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with make_pool(mariadb, timeout=0.4) as pool:
+        away: list[str] = []
+        pool.on_away = away.append
+        transactions = Transactions(pool, chance=lambda: 0.0, follows=True)
+        monkeypatch.setattr("scaleup.app.transactions.POSITION", "SELECT SLEEP(10), 0")
+        _, stand = await transactions.statement(lambda cursor: cursor.execute("SELECT SLEEP(0.3)"))
+        assert (stand, away) == (UNKNOWN, [])
+
+        async def stalls(*_: object) -> Stand:
+            time.sleep(0.5)  # noqa: ASYNC251 - the process was stopped past its deadline
+            await asyncio.sleep(0)
+            raise AssertionError
+
+        monkeypatch.setattr(transactions, "_ask", stalls)
+        _, stand = await transactions.statement(lambda cursor: cursor.execute("SELECT 1"))
+        assert stand == UNKNOWN
+
+
+@requires("mariadbd")
+async def test_an_error_that_nobody_foresaw_leaves_the_outcome_unknown(mariadb: DatabaseServer) -> None:
+    """1030: the storage engine has an error."""
+    async with make_pool(mariadb) as pool:
+        transactions = Transactions(pool, chance=lambda: 0.0)
+        with pytest.raises(OutcomeUnknownError):
+            await transactions.statement(lambda cursor: failing(cursor, 1030))
+        with pytest.raises(OperationalError):  # before its COMMIT, so it was rolled back
+            await transactions.transaction(lambda cursor: failing(cursor, 1030))
+        with pytest.raises(IntegrityError):
+            await transactions.statement(lambda cursor: failing(cursor, 1062))
+        assert pool.in_use == 0
 
 
 async def test_what_only_reads_has_the_pools_time(database: DatabaseServer) -> None:
