@@ -205,6 +205,8 @@ class Store:
                 if self._replicas.answered(replica, needed, stand):
                     self._saw(stand.shown)
                     return result
+        if self._readers and needed.is_newest:
+            await self._primary.recheck()
         result, stand = await ask(self._primary)
         if self._readers and not needed.is_newest and not stand.shown.covers(needed):
             # Another server may have become the primary, and what the client has seen be of that one.
