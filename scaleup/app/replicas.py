@@ -142,20 +142,22 @@ class Replicas:
             await asyncio.sleep(LOOK_SECONDS)
 
     async def look(self) -> None:
-        """Once: how far the primary is and each of them, and then whether they are of one history."""
+        """Once: how far the primary is, then each of them, so that who keeps up has no lag; and then the primary
+        again, which by now has all that any of them can have.
+        """
         begun = asyncio.get_running_loop().time()
-        replicas = asyncio.gather(*map(self._ask_replica, self.all))
-        primary, applied = await asyncio.gather(self._ask_primary(), replicas)
-        if primary is not None:
+        if (primary := await self._ask_primary()) is not None:
             self._track.was(begun, primary)
-            primary = await self._ask_primary()  # again: it has all that any of them can have
+        applied = await asyncio.gather(*map(self._ask_replica, self.all))
+        if primary is not None:
+            primary = await self._ask_primary()
         for replica, found in zip(self.all, applied, strict=True):
             replica.becomes(found if isinstance(found, str) else self._judge(replica, found, primary))
 
     async def _ask_primary(self) -> Position | None:
         """None: it cannot be asked."""
         try:
-            has_log, logged, applied = await _ask(self._primary, PRIMARY, watching=True)
+            has_log, logged, applied = await _look(self._primary, PRIMARY)
             return Position.parse(logged).with_(Position.parse(applied)) if has_log else NEWEST
         except (DatabaseAwayError, Error, ValueError) as error:
             log.debug("the primary does not say how far it is: %s", error)
@@ -164,7 +166,7 @@ class Replicas:
     async def _ask_replica(self, replica: Replica) -> Position | str:
         """How far it has got, or why it is no replica."""
         try:
-            is_read_only, has_log, applied = await _ask(replica.pool, REPLICA, watching=True)
+            is_read_only, has_log, applied = await _look(replica.pool, REPLICA)
             if not is_read_only:
                 return "it is not read-only, so it may be the primary"
             if not has_log:
@@ -193,9 +195,11 @@ class Replicas:
             return False
         self._waiting += 1
         try:
-            limit = 2 * WAIT_SECONDS
-            if await _ask(replica.pool, WAIT, str(needed), WAIT_SECONDS, timeout=limit) != (0,):
-                return False
+            limit = min(2 * WAIT_SECONDS, replica.pool.timeout)
+            async with replica.pool.cursor(limit) as cursor:
+                await cursor.execute(WAIT, (str(needed), WAIT_SECONDS))
+                if await cursor.fetchone() != (0,):
+                    return False
         except (DatabaseAwayError, Error) as error:
             self.failed(replica, error)
             return False
@@ -205,10 +209,8 @@ class Replicas:
         return True
 
 
-async def _ask(
-    pool: Pool, query: str, *parameters: object, timeout: float | None = None, watching: bool = False
-) -> tuple[Any, ...]:
-    async with pool.cursor(timeout, watching=watching) as cursor:
-        await cursor.execute(query, parameters or None)
+async def _look(pool: Pool, query: str) -> tuple[Any, ...]:
+    async with pool.cursor(min(LOOK_SECONDS, pool.timeout), watching=True) as cursor:
+        await cursor.execute(query)
         row: tuple[Any, ...] = await cursor.fetchone()
         return row
