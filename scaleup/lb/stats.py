@@ -221,12 +221,12 @@ def status(server: Server, level: int | None, rise: int, fall: int) -> str:
 def csv(rows: Iterable[Row]) -> str:
     """`show stat`: a line of names, which begins with `# `, and one for each row; each ends with a comma, too."""
     text = io.StringIO()
-    writer = _csv.writer(text, lineterminator=",\n")
+    writer = _csv.writer(text, lineterminator="\n")
     text.write("# ")
-    writer.writerow(COLUMNS)
+    writer.writerow([*COLUMNS, ""])
     for row in rows:
         values = columns(row)
-        writer.writerow([values.get(name) for name in COLUMNS])
+        writer.writerow([*map(values.get, COLUMNS), ""])
     return text.getvalue()
 
 
