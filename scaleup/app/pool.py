@@ -218,10 +218,15 @@ class Pool:
     async def close(self) -> None:
         """Close what is idle now, and what is in use when it comes back."""
         self._closed = True
+        writers = [it.raw._writer for it in self._idle if it.raw._writer is not None]
         with contextlib.suppress(TimeoutError, OSError):
             async with asyncio.timeout(CLOSE_SECONDS):
                 for connection in self._idle:
                     await connection.raw.ensure_closed()
+                for writer in writers:  # TLS says goodbye as well, which takes some turns of the loop
+                    await writer.wait_closed()
+        for writer in writers:
+            writer.transport.abort()
         self._drop_idle()
 
     async def _wait_for_slot(self, limit: float) -> None:
