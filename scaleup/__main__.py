@@ -35,8 +35,7 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, text in COMMANDS.items():
         commands.add_parser(name, help=text, add_help=False)
-    arguments, rest = parser.parse_known_args(sys.argv[1:2])
-    rest = sys.argv[2:]
+    arguments, rest = parser.parse_args(sys.argv[1:2]), sys.argv[2:]
     from scaleup.stack.commands import guarded, up  # after --help, which should not have to load it all
 
     if arguments.command == "up":

@@ -117,9 +117,9 @@ def v2(
     )
 
 
-def v2_local(tlvs: Sequence[tuple[int, bytes]] = (), *, checksum: bool = False) -> bytes:
+def v2_local() -> bytes:
     """The header of a connection of our own: LOCAL, UNSPEC, no addresses (§2.2)."""
-    return _binary(_LOCAL, _UNSPEC, b"", tlvs, checksum)
+    return _binary(_LOCAL, _UNSPEC, b"", (), checksum=False)
 
 
 def _pair(source: Endpoint, destination: Endpoint) -> tuple[int, _Address, _Address]:
