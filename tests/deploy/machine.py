@@ -21,7 +21,6 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import psutil
@@ -33,6 +32,7 @@ from bench.lan import may_make_namespaces
 ROOT = Path(__file__).parents[2]
 BOOT_SECONDS = 20.0
 COMMAND_SECONDS = 60.0
+PATIENCE_SECONDS = 20.0
 NODES = {"lb": "lb1", "vrrp": "lb1", "web": "web1", "app": "app1", "db": "db"}
 """By tier, whom of cluster.toml it can be: one of each, on one host."""
 ADDRESSES = [f"10.0.0.{last}" for last in (11, 12, 21, 22, 31, 32, 41)]
@@ -153,9 +153,7 @@ class Machine:
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -238,10 +236,10 @@ def unit_of(tier: str) -> str:
     return f"scaleup-{tier}@{NODES[tier]}.service"
 
 
-def until(condition: Callable[[], object], what: str, machine: Machine, seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
+def until(condition: Callable[[], object], what: str, machine: Machine) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}\n{machine.log()}"
+        assert time.monotonic() < deadline, f"not within {PATIENCE_SECONDS} s: {what}\n{machine.log()}"
 
 
 def answers(machine: Machine, url: str) -> bool:

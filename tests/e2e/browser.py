@@ -146,8 +146,8 @@ async def open_browser() -> AsyncIterator[int]:
 
 
 @asynccontextmanager
-async def open_page(port: int, url: str, width: int = 1280, height: int = 900) -> AsyncIterator[Page]:
-    """A new tab of the browser whose DevTools are at `port`; the page has been loaded. Width, height: pixels."""
+async def open_page(port: int, url: str, width: int = 1280) -> AsyncIterator[Page]:
+    """A new tab of the browser whose DevTools are at `port`; the page has been loaded. `width`: pixels."""
     async with aiohttp.ClientSession(f"http://127.0.0.1:{port}", trust_env=False) as session:
         async with session.put("/json/new?about:blank") as response:
             target = await response.json()
@@ -157,7 +157,7 @@ async def open_page(port: int, url: str, width: int = 1280, height: int = 900) -
             try:
                 for domain in ("Runtime", "Log", "Page"):
                     await page.call(f"{domain}.enable")
-                size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+                size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
                 await page.call("Emulation.setDeviceMetricsOverride", **size)
                 assert "errorText" not in (await page.call("Page.navigate", url=url)), url
                 await page.until("document.readyState === 'complete'")

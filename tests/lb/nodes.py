@@ -24,10 +24,10 @@ LOOK_SECONDS = 0.005  # between two looks; nothing is inferred from it
 VRRP, WORKER = "scaleup.vrrp.attached", "scaleup.lb.worker"
 
 
-def eventually(condition: Callable[[], object], seconds: float = PATIENCE_SECONDS) -> None:
-    deadline = time.monotonic() + seconds
+def eventually(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s"
+        assert time.monotonic() < deadline, f"not within {PATIENCE_SECONDS} s"
         time.sleep(LOOK_SECONDS)
 
 
@@ -166,7 +166,7 @@ class Node:
             self.log.append(line.rstrip("\n"))
 
 
-def first_answer(address: tuple[str, int], seconds: float = PATIENCE_SECONDS) -> tuple[str, float]:
+def first_answer(address: tuple[str, int]) -> tuple[str, float]:
     """Try until a server behind `address` greets; its name, and how long that took."""
     began = time.monotonic()
     while True:
@@ -174,5 +174,5 @@ def first_answer(address: tuple[str, int], seconds: float = PATIENCE_SECONDS) ->
             with Client(address, timeout=1.0) as client:
                 return client.greeting(), time.monotonic() - began
         except (OSError, AssertionError):
-            assert time.monotonic() < began + seconds, "nobody answers"
+            assert time.monotonic() < began + PATIENCE_SECONDS, "nobody answers"
             time.sleep(LOOK_SECONDS)

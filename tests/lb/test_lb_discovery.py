@@ -383,10 +383,10 @@ def webs() -> Iterator[list[EchoServer]]:
         yield [stack.enter_context(contextlib.closing(EchoServer(host, host, port))) for host in HOSTS]
 
 
-def greetings(address: tuple[str, int], times: int = 9) -> set[str]:
-    """Of so many clients, one after another."""
+def greetings(address: tuple[str, int]) -> set[str]:
+    """Of nine clients, one after another."""
     seen = set()
-    for _ in range(times):
+    for _ in range(9):
         with Client(address) as client:
             seen.add(client.greeting())
     return seen

@@ -36,8 +36,8 @@ async def until(done: Callable[[], object]) -> None:
             await asyncio.sleep(0)
 
 
-async def rounds(count: int = 5) -> None:
-    for _ in range(count):
+async def rounds() -> None:
+    for _ in range(5):
         await asyncio.sleep(0)
 
 

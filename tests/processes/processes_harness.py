@@ -77,9 +77,9 @@ class Talker:
 
 
 @contextlib.asynccontextmanager
-async def talking(*arguments: str, environment: Mapping[str, str] | None = None) -> AsyncIterator[Talker]:
+async def talking(*arguments: str) -> AsyncIterator[Talker]:
     """A talker that has said hello; killed at the end if need be."""
-    talker = Talker(*arguments, environment=environment)
+    talker = Talker(*arguments)
     try:
         await talker.hear("hello")
         yield talker

@@ -171,9 +171,9 @@ class TestSlowStart:
     def pool(self, name: str = "roundrobin") -> Pool:
         return Pool([self.cold, self.warm], algorithm(name, Generator(1).randrange), now=lambda: self.now)
 
-    def share(self, pool: Pool, count: int = 400) -> float:
+    def share(self, pool: Pool) -> float:
         """Of the sessions per weight that the cold one gets, as a part of what the warm one gets."""
-        counted = Counter(server.name for _ in range(count) if (server := pool.choose()))
+        counted = Counter(server.name for _ in range(400) if (server := pool.choose()))
         return counted["cold"] / counted["warm"]
 
     def test_it_does_not_apply_to_servers_that_were_up_from_the_beginning(self) -> None:
