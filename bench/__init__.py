@@ -32,7 +32,7 @@ What is shared, in the order in which to read it:
     wire          what is heard on their network; takeover ●, what that says of a fail-over
     attempts      a client that tries to connect every millisecond
     streams       the asyncio tutorial's proxy, a peer
-    turns         interleaving, and the flags that the scripts have in common
+    turns         interleaving, and the flags that the scripts have in common; flags, those of all programs
     machine       what it ran on
     render, plot  the tables and the pictures; cdf, those of distributions; bars ●, what was wanted
 """

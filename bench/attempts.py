@@ -11,7 +11,6 @@ nanoseconds. So a gap does not depend on how long a client waits: during it, one
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import select
@@ -22,6 +21,8 @@ import time
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+
+from bench.flags import described, host_and_port
 
 EVERY_SECONDS = 0.001
 ANSWER_SECONDS = 0.5
@@ -124,13 +125,9 @@ class Client:
 
 
 def main() -> None:
-    summary, _, rest = (__doc__ or "").partition("\n")
-    parser = argparse.ArgumentParser(
-        description=summary, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("address", metavar="HOST:PORT")
-    host, _, port = parser.parse_args().address.rpartition(":")
-    client = Client((host, int(port)))
+    parser = described(__doc__)
+    parser.add_argument("address", type=host_and_port, metavar="HOST:PORT")
+    client = Client(parser.parse_args().address)
     client.run()
     outcomes = client.outcomes
     last = outcomes[-1][0] if outcomes else None

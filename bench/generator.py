@@ -17,7 +17,6 @@ waits on the epoll descriptor with microseconds.
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import select
@@ -29,6 +28,8 @@ from dataclasses import dataclass
 from itertools import cycle
 
 from hdrh.histogram import HdrHistogram
+
+from bench.flags import described, host_and_port
 
 READ_BYTES = 256 * 1024
 CONNECT_SECONDS = 5.0
@@ -230,11 +231,8 @@ class Generator:
 
 
 def main() -> None:
-    summary, _, rest = (__doc__ or "").partition("\n")
-    parser = argparse.ArgumentParser(
-        description=summary, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("address", metavar="HOST:PORT")
+    parser = described(__doc__)
+    parser.add_argument("address", type=host_and_port, metavar="HOST:PORT")
     parser.add_argument("--path", default="/1", help="or several between spaces, asked for in turn")
     parser.add_argument("--connections", type=int, default=64, metavar="N")
     parser.add_argument("--seconds", type=float, default=2.0)
@@ -245,9 +243,8 @@ def main() -> None:
         "--wait", action="store_true", help="for a line, after connecting; and for the end of input"
     )
     arguments = parser.parse_args()
-    host, _, port = arguments.address.rpartition(":")
     generator = Generator(
-        (host, int(port)),
+        arguments.address,
         arguments.path,
         arguments.connections,
         arguments.rate,

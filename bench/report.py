@@ -16,7 +16,6 @@ A record that is not there is said to be missing, with the command that makes it
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import re
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import bars
+from bench.flags import described
 from bench.machine import CHECKOUT
 from bench.record import AGAIN, Record, medians
 from bench.render import Grid, grid, in_markdown, number
@@ -160,19 +160,16 @@ def nearest_rank(values: list[float], percent: float) -> float:
     return sorted(values)[max(0, math.ceil(len(values) * percent / 100) - 1)]
 
 
-def generate(prose: Path = PROSE, results: Path = RESULTS) -> tuple[str, dict[str, Record]]:
+def generate() -> tuple[str, dict[str, Record]]:
     """The page, and the records it was made of."""
-    records = read(results)
-    failover_file = results / f"{LOOPBACK}.json"
+    records = read(RESULTS)
+    failover_file = RESULTS / f"{LOOPBACK}.json"
     failover = json.loads(failover_file.read_text()) if failover_file.exists() else None
-    return page(prose.read_text(), records, failover), records
+    return page(PROSE.read_text(), records, failover), records
 
 
 def main() -> None:
-    summary, _, rest = (__doc__ or "").partition("\n")
-    parser = argparse.ArgumentParser(
-        description=summary, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = described(__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing")
     arguments = parser.parse_args()
     text, records = generate()

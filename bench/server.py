@@ -9,12 +9,13 @@ MSG_TRUNC, tcp(7)). A connection that says nothing costs a socket and a dictiona
 
 from __future__ import annotations
 
-import argparse
 import os
 import select
 import signal
 import socket
 from dataclasses import dataclass
+
+from bench.flags import described, host_and_port
 
 BACKLOG = 4096
 CHUNK_BYTES = 1 << 20
@@ -146,17 +147,9 @@ class Server:
         os.close(self._file)
 
 
-def endpoint(text: str) -> tuple[str, int]:
-    host, _, port = text.rpartition(":")
-    return host, int(port)
-
-
 def main() -> None:
-    summary, _, rest = (__doc__ or "").partition("\n")
-    parser = argparse.ArgumentParser(
-        description=summary, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--listen", type=endpoint, action="append", required=True, metavar="HOST:PORT")
+    parser = described(__doc__)
+    parser.add_argument("--listen", type=host_and_port, action="append", required=True, metavar="HOST:PORT")
     server = Server(parser.parse_args().listen)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

@@ -9,7 +9,6 @@ health checks, no counters: what those would cost comes on top.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import itertools
@@ -18,6 +17,8 @@ import signal
 import socket
 
 import uvloop
+
+from bench.flags import described, host_and_port
 
 CHUNK_BYTES = 64 * 1024
 CONNECT_SECONDS = 5.0
@@ -73,18 +74,10 @@ def listening(host: str, port: int) -> socket.socket:
     return sock
 
 
-def endpoint(text: str) -> tuple[str, int]:
-    host, _, port = text.rpartition(":")
-    return host, int(port)
-
-
 def main() -> None:
-    summary, _, rest = (__doc__ or "").partition("\n")
-    parser = argparse.ArgumentParser(
-        description=summary, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--listen", type=endpoint, action="append", required=True, metavar="HOST:PORT")
-    parser.add_argument("--server", type=endpoint, action="append", required=True, metavar="HOST:PORT")
+    parser = described(__doc__)
+    parser.add_argument("--listen", type=host_and_port, action="append", required=True, metavar="HOST:PORT")
+    parser.add_argument("--server", type=host_and_port, action="append", required=True, metavar="HOST:PORT")
     parser.add_argument("--workers", type=int, default=1, metavar="N")
     arguments = parser.parse_args()
     children: list[int] = []

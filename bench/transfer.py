@@ -8,7 +8,6 @@ sendfile(2), what arrives is dropped inside the kernel (recv with MSG_TRUNC, tcp
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
@@ -16,6 +15,8 @@ import socket
 import sys
 import threading
 import time
+
+from bench.flags import described, host_and_port
 
 CHUNK_BYTES = 1 << 20
 PROGRESS_SECONDS = 30.0
@@ -90,18 +91,14 @@ def transfer(direction: str, address: tuple[str, int], size: int, streams: int) 
 
 
 def main() -> None:
-    summary, _, rest = (__doc__ or "").partition("\n")
-    parser = argparse.ArgumentParser(
-        description=summary, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = described(__doc__)
     parser.add_argument("direction", choices=["download", "upload"])
-    parser.add_argument("address", metavar="HOST:PORT")
+    parser.add_argument("address", type=host_and_port, metavar="HOST:PORT")
     parser.add_argument("--bytes", type=int, default=1 << 30, metavar="N", help="of each stream")
     parser.add_argument("--streams", type=int, default=1, metavar="N")
     arguments = parser.parse_args()
-    host, _, port = arguments.address.rpartition(":")
     try:
-        seconds = transfer(arguments.direction, (host, int(port)), arguments.bytes, arguments.streams)
+        seconds = transfer(arguments.direction, arguments.address, arguments.bytes, arguments.streams)
     except (TransferError, OSError) as error:
         raise SystemExit(str(error)) from None
     json.dump({"seconds": seconds}, sys.stdout)

@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich_argparse import RawDescriptionRichHelpFormatter
 
 from bench import machine
+from bench.flags import host_and_port
 from bench.peers import NAMES, Endpoints
 from bench.record import AGAIN, OURS, Case, Figures, Metric, Record, order
 from bench.render import grid, on_terminal
@@ -117,7 +118,7 @@ def add_targets(result: argparse.ArgumentParser) -> None:
     )
     result.add_argument(
         "--agent",
-        type=_address,
+        type=host_and_port,
         action="append",
         default=[],
         metavar="HOST:PORT",
@@ -144,16 +145,9 @@ def _some_of(names: Sequence[str]) -> Callable[[str], list[str]]:
     return check
 
 
-def _address(text: str) -> Address:
-    host, _, port = text.rpartition(":")
-    if not host or not port.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r}: write HOST:PORT")
-    return host, int(port)
-
-
 def _target(text: str) -> tuple[str, Address]:
     name, found, rest = text.rpartition("=")
-    return (name if found else OURS), _address(rest)
+    return (name if found else OURS), host_and_port(rest)
 
 
 @dataclass
