@@ -99,6 +99,7 @@ chmod 600 etc/scaleup/database.password
 
 ip link set lo up
 ip link add eth0 type veth peer name cable0; ip link set cable0 up
+echo 1 > proc/sys/net/ipv4/conf/cable0/arp_ignore  # a cable's end answers for no address
 ip link set eth0 up
 for address in $ADDRESSES; do ip address add "$address/24" dev eth0; done
 
