@@ -19,9 +19,6 @@ settings.load_profile("ours")
 ON_BOTH_LOOPS = ("upstream", "web", "lb", "net", "processes")
 """Folders whose asyncio tests run on both loops, because what they test touches sockets on either."""
 
-ALONE = ("bench", "e2e")
-"""Folders whose slow tests have the machine to themselves (marked `alone`)."""
-
 ON_UVLOOP_FIRST = ("upstream", "web", "lb", "net")
 """Those of them that are uvloop's in production: `make check` leaves the other loop to `make test`."""
 
@@ -29,7 +26,9 @@ ON_UVLOOP_FIRST = ("upstream", "web", "lb", "net")
 def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    return LOOPS if item.path.parent.name in ON_BOTH_LOOPS else {"asyncio": LOOPS["asyncio"]}
+    # Who is alone looks at processes, which have a loop of their own.
+    on_both = item.path.parent.name in ON_BOTH_LOOPS and not item.get_closest_marker("alone")
+    return LOOPS if on_both else {"asyncio": LOOPS["asyncio"]}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -48,9 +47,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             if (programs := missing(item)) and "CI" not in os.environ:
                 reason = f"needs {', '.join(programs)}; `make test` as root installs it"
                 item.add_marker(pytest.mark.skip(reason=reason))
-        marks = {mark.name for mark in item.iter_markers()}
-        if item.path.parent.name in ALONE and "slow" in marks and "beside" not in marks:
-            item.add_marker("alone")
         if item.path.parent.name in ON_UVLOOP_FIRST and re.search(r"[\[-]asyncio[\]-]", item.name):
             item.add_marker("other_loop")
     wanted = [item for item in items if bool(item.get_closest_marker("soak")) == config.getoption("--soak")]

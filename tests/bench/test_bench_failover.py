@@ -202,7 +202,6 @@ def test_a_third_host_hears_advertisements_and_announcements_in_order() -> None:
         assert {one.priority for one in heard if isinstance(one, Advertisement)} == {100}
 
 
-@pytest.mark.beside
 @requires("ip", "keepalived", "haproxy")
 @NAMESPACES
 @pytest.mark.slow
@@ -222,6 +221,7 @@ def test_each_fault_once(room: Path) -> None:
 @requires("ip", "wrk", "nginx")
 @NAMESPACES
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.timeout(120)
 def test_a_second_of_saturation(room: Path) -> None:
     record = measured(room, "saturated", "--quick")

@@ -70,7 +70,6 @@ def left_in(room: Path) -> list[str]:
     return sorted(path.name for path in room.iterdir()) + processes
 
 
-@pytest.mark.slow
 def test_proxy(room: Path) -> None:
     flags = ("--only", "requests,connections,latency", "--connections", "2", "--rate", "100")
     record = measured(room, "proxy", *SHORT, *flags)
@@ -81,7 +80,6 @@ def test_proxy(room: Path) -> None:
     assert record.cases[0].metrics() == ["cpu_us", "rate"]
 
 
-@pytest.mark.slow
 def test_proxy_in_bulk_and_with_workers_and_drawn(room: Path) -> None:
     pictures = room / "pictures"
     flags = ("--only", "bulk,workers", "--connections", "4", "--workers", "2", "--plot", str(pictures))
@@ -92,7 +90,6 @@ def test_proxy_in_bulk_and_with_workers_and_drawn(room: Path) -> None:
     assert sorted(path.name for path in pictures.iterdir()) == drawn
 
 
-@pytest.mark.slow
 @requires("nginx")
 def test_web(room: Path) -> None:
     record = measured(room, "web", "--quick", "--seconds", "0.05", "--connections", "2")
@@ -102,7 +99,6 @@ def test_web(room: Path) -> None:
         assert all(value > 0 for rounds in case.rounds.values() for one in rounds for value in one.values())
 
 
-@pytest.mark.slow
 @requires("mariadbd", "node", "npm")
 def test_app(room: Path) -> None:
     room.chmod(0o1777)  # as /tmp: when root starts it, the database has a user of its own, and files there
@@ -114,7 +110,6 @@ def test_app(room: Path) -> None:
         assert all(value > 0 for rounds in case.rounds.values() for one in rounds for value in one.values())
 
 
-@pytest.mark.slow
 @requires("strace")
 def test_profile(room: Path) -> None:
     record = measured(room, "profile", *SHORT)
@@ -126,13 +121,11 @@ def test_profile(room: Path) -> None:
     assert connection.values("scaleup", "connect")[0] >= 0.9
 
 
-@pytest.mark.slow
 def test_logs(room: Path) -> None:
     (case,) = measured(room, "logs", *SHORT).cases
     assert set(case.rounds) == {"scaleup", "scaleup, logging", "scaleup again", "streams"}
 
 
-@pytest.mark.slow
 def test_idle(room: Path) -> None:
     record = measured(room, "idle", "--quick", "--against", "streams", "--connections", "20")
     assert record.settings["connections"] == 20
@@ -140,7 +133,6 @@ def test_idle(room: Path) -> None:
     assert all(value > 0 for value in case.values("scaleup", "empty_mib"))
 
 
-@pytest.mark.slow
 def test_scale(room: Path) -> None:
     flags = ("--only", "servers,connections", "--servers", "20", "--connections", "1,3")
     record = measured(room, "scale", *SHORT, *flags)
@@ -152,7 +144,6 @@ def test_scale(room: Path) -> None:
     assert "idle_percent" in record.cases[0].metrics()
 
 
-@pytest.mark.slow
 def test_stack(room: Path) -> None:
     flags = ("--quick", "--seconds", "0.2", "--connections", "2", "--rate", "50")
     record = measured(room, "stack", *flags, "--", "--engine", "embedded", "--lbs", "1")
@@ -161,7 +152,6 @@ def test_stack(room: Path) -> None:
     assert all(link.values("stack", f"cpu_us_{tier}")[0] > 0 for tier in ("lb", "web", "app", "db"))
 
 
-@pytest.mark.slow
 def test_a_proxy_that_runs_elsewhere_is_measured_with_its_agent(room: Path) -> None:
     """The server behind, the proxy and the agent are started here, as on their hosts."""
     children: list[subprocess.Popen[str]] = []

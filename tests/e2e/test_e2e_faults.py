@@ -19,7 +19,7 @@ from e2e.load import CONCURRENCY, Attempt, Load, longest_gap
 from e2e.running import RunningStack, start_stack, stop_stack
 from needs import requires
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180), requires("mariadbd")]
+pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(180), requires("mariadbd")]
 
 BEFORE_SECONDS = 1.0
 AFTER_SECONDS = 3.0

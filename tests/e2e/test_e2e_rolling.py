@@ -18,7 +18,7 @@ from needs import requires
 from web.outside import PATIENCE_SECONDS
 from web.visiting import Ask, Visitors, percentile
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180), requires("mariadbd")]
+pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(180), requires("mariadbd")]
 
 RATE = 500.0
 BUSY = 0.95

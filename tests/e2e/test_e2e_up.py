@@ -147,6 +147,7 @@ def test_a_port_in_use_is_one_clear_error(stack: RunningStack, tmp_path: Path) -
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_leaves_nothing_behind(number: signal.Signals) -> None:
     running = start_stack("127.0.80", "--interval", "0.1", "--engine", "embedded")

@@ -30,7 +30,7 @@ from web.visiting import Ask, Attempt, Visitors, longest_gap, percentile
 
 from bench.ports import free_port
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(120)]
 
 RATE = 150.0
 """Requests a second; every second one is a POST."""
