@@ -200,8 +200,11 @@ class Replicas:
                 await cursor.execute(WAIT, (str(needed), WAIT_SECONDS))
                 if await cursor.fetchone() != (0,):
                     return False
-        except (DatabaseAwayError, Error) as error:
+        except DatabaseAwayError as error:
             self.failed(replica, error)
+            return False
+        except Error as error:  # of what the client sent: nothing is wrong with the replica
+            log.debug("%s cannot be waited for: %s", needed, error)
             return False
         finally:
             self._waiting -= 1
