@@ -134,6 +134,8 @@ class Pool:
         self._slots = asyncio.Semaphore(size)
         self._watchers = asyncio.Semaphore(1)
         self._rechecking, self._rechecked = asyncio.Lock(), -math.inf
+        self._recheck_failed = (-math.inf, DatabaseAwayError(""))
+        """When the last one that failed did, and how."""
         self._idle: deque[_Connection] = deque()
         """The last given back is taken first; the others may grow old."""
         self._mean_use_seconds = 0.0
@@ -191,24 +193,39 @@ class Pool:
         """Whether the host that is used may still be; else look for another. Raises DatabaseAwayError.
 
         A primary that became read-only still answers reads, with what is no longer the truth. Those who ask at
-        the same time share what is found out after they have asked.
+        the same time share what is found out after they have asked: one looks, within the time-out, and if that
+        was in vain nobody who waited for it tries again.
         """
         clock = asyncio.get_running_loop().time
         asked = clock()
         async with self._rechecking:
             if self._rechecked > asked:
                 return
+            failed, reason = self._recheck_failed
+            if failed >= asked:
+                raise type(reason)(str(reason), reason.code)
             begun = clock()
             try:
-                async with self.cursor(watching=True) as cursor:
-                    await _settle(cursor.connection, may_be_read_only=not self.address.others)
-            except DatabaseBusyError:
+                await self._recheck()
+            except DatabaseAwayError as error:
+                self._recheck_failed = clock(), type(error)(str(error), error.code)
                 raise
-            except DatabaseAwayError:
-                self._drop_idle()
+            self._rechecked = begun
+
+    async def _recheck(self) -> None:
+        try:
+            async with asyncio.timeout(self.timeout):
+                try:
+                    async with asyncio.timeout(self.timeout / 3), self.cursor(watching=True) as cursor:
+                        return await _settle(cursor.connection, may_be_read_only=not self.address.others)
+                except DatabaseBusyError:
+                    raise
+                except (DatabaseAwayError, TimeoutError):
+                    self._drop_idle()
                 async with self.cursor(watching=True):  # on a new connection: to a host that may
                     pass
-            self._rechecked = begun
+        except TimeoutError:
+            raise self._away(DatabaseAwayError(f"no answer within {self.timeout:g} s")) from None
 
     async def warm(self) -> None:
         """Make the first connections before anybody waits for them. Raises DatabaseAwayError."""

@@ -43,6 +43,8 @@ MAX_LAG_SECONDS = 60.0
 """The greatest that can be allowed."""
 WAIT_SECONDS = 0.1
 """What a request waits for a replica before it turns to the primary."""
+REPLICA_SHARE = 1 / 3
+"""Of what a request may spend on the primary, which is asked when a replica has not answered for that long."""
 
 WAIT = "SELECT MASTER_GTID_WAIT(%s, %s)"
 PRIMARY = "SELECT @@GLOBAL.log_bin, @@GLOBAL.gtid_binlog_pos, @@GLOBAL.gtid_slave_pos"
@@ -101,7 +103,7 @@ class Replicas:
     """`run` watches them. `max_lag`: seconds."""
 
     def __init__(self, primary: Pool, replicas: Sequence[Replica], max_lag: float) -> None:
-        self._primary, self._max_lag = primary, max_lag
+        self.primary, self._max_lag = primary, max_lag
         self.all = tuple(replicas)
         self._track = Track()
         self._waiting = 0
@@ -157,7 +159,7 @@ class Replicas:
     async def _ask_primary(self) -> Position | None:
         """None: it cannot be asked."""
         try:
-            has_log, logged, applied = await _look(self._primary, PRIMARY)
+            has_log, logged, applied = await _look(self.primary, PRIMARY)
             return Position.parse(logged).with_(Position.parse(applied)) if has_log else NEWEST
         except (DatabaseAwayError, Error, ValueError) as error:
             log.debug("the primary does not say how far it is: %s", error)

@@ -84,10 +84,6 @@ class Transactions:
         """
         return await self._until_done(work, _Kind.TRANSACTION, repeatable=repeatable)
 
-    async def recheck(self) -> None:
-        """Whether the host that is used may still be; else look for another. Raises DatabaseAwayError."""
-        await self._pool.recheck()
-
     async def _until_done(
         self, work: Callable[[Any], Awaitable[T]], kind: _Kind, *, repeatable: bool
     ) -> tuple[T, Stand]:

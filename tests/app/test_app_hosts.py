@@ -51,8 +51,10 @@ async def pair(
 @contextlib.asynccontextmanager
 async def store_of(*hosts: Endpoint, timeout: float = 2.0) -> AsyncIterator[tuple[Store, Pool]]:
     pool = Pool(DatabaseAddress("scaleup", hosts[0], "scaleup", hosts[1:]), PASSWORD, size=3, timeout=timeout)
-    yield Store(Transactions(pool, chance=lambda: 0.5)), pool
-    await pool.close()
+    try:
+        yield Store(Transactions(pool, chance=lambda: 0.5)), pool
+    finally:
+        await pool.close()
 
 
 def codes(server: DatabaseServer) -> list[object]:
@@ -115,6 +117,20 @@ async def test_a_primary_that_is_stopped_is_left_within_the_deadline(
             assert time.monotonic() - begun < 2.5
             assert pool.endpoint == two.endpoint
     assert codes(two) == ["c"]
+
+
+async def test_who_asks_whether_it_is_the_primary_leaves_one_that_is_stopped(
+    pair: tuple[DatabaseServer, DatabaseServer],
+) -> None:
+    one, two = pair
+    async with store_of(one.endpoint, two.endpoint, timeout=1.0) as (store, pool):
+        await store.add("a", URL, NOW)
+        two.as_owner("SET GLOBAL read_only = 0")
+        with one.paused():
+            begun = time.monotonic()
+            await asyncio.gather(*(pool.recheck() for _ in range(10)))
+            assert time.monotonic() - begun < 1.0 + 0.5
+        assert pool.endpoint == two.endpoint
 
 
 async def test_no_primary_is_told_of_each_host(pair: tuple[DatabaseServer, DatabaseServer]) -> None:

@@ -75,6 +75,21 @@ async def test_those_who_ask_whether_it_is_the_primary_share_the_answer(mariadb:
         assert pool.uses == 2  # the first was under way when the others came
 
 
+@requires("mariadbd")
+async def test_those_who_ask_share_that_nobody_answers(mariadb: DatabaseServer) -> None:
+    async with make_pool(mariadb, timeout=0.3) as pool:
+        assert await ask(pool) == 1
+        reasons: list[str] = []
+        pool.on_away = reasons.append
+        with mariadb.paused():
+            begun = time.monotonic()
+            results = await asyncio.gather(*(pool.recheck() for _ in range(20)), return_exceptions=True)
+            assert time.monotonic() - begun < 0.3 + 0.5  # each after the other would be 12 s
+        assert all(isinstance(result, DatabaseAwayError) for result in results)
+        assert reasons == [f"{mariadb.endpoint}: no answer within 0.3 s"]
+        await pool.recheck()
+
+
 async def test_who_waits_goes_on_when_a_connection_comes_back_inside_a_transaction(
     database: DatabaseServer,
 ) -> None:

@@ -209,6 +209,21 @@ async def test_reads_go_on_while_the_primary_is_away(primary: DatabaseServer) ->
             assert (await get(app, "here"))[0] == 200
 
 
+async def test_who_needs_the_primary_while_it_hangs_waits_for_its_time_and_a_third(
+    primary: DatabaseServer,
+) -> None:
+    """Twenty at once, who have seen what no replica may have. First it is asked whether it still is the primary."""
+    async with reading(primary, *primary.replicas, database_timeout=0.6) as app:
+        await app.add(code="here")
+        with primary.paused():
+            begun = time.monotonic()
+            found = await asyncio.gather(*(get(app, "here", "newest") for _ in range(20)))
+            assert time.monotonic() - begun < 0.8 + 1.0  # generous; each after the other would be 24 s
+            assert [status for status, _ in found] == [503] * 20
+        async with app.client.get("/api/links/here", headers={HEADER: "newest"}) as response:
+            assert response.status == 200
+
+
 async def test_what_is_no_replica_is_not_read_from(primary: DatabaseServer) -> None:
     one, two = primary.replicas
     await asyncio.to_thread(two.as_owner, "SET GLOBAL read_only = 0")
