@@ -33,7 +33,7 @@ from pymysql.err import Error
 from scaleup.app.outcomes import DatabaseAwayError, DatabaseBusyError
 from scaleup.app.pool import Pool
 from scaleup.app.position import NEWEST, START, Position
-from scaleup.app.transactions import Stand, Transactions
+from scaleup.app.transactions import UNKNOWN, Stand, Transactions
 from scaleup.net.addresses import Endpoint
 
 log = logging.getLogger(__name__)
@@ -129,9 +129,9 @@ class Replicas:
 
     def answered(self, replica: Replica, needed: Position, stand: Stand) -> bool:
         """Whether what it answered may be used."""
-        if stand.shown.is_newest:  # it did not say how far it is; it was as far when it was chosen
-            return True
         if not stand.applied.covers(needed):
+            if stand is UNKNOWN:  # the question came to nothing, and it may be another than the one chosen
+                return False
             replica.becomes(f"it has gone back to {str(stand.applied) or 'the beginning'}")
             return False
         replica.applied = replica.applied.with_(stand.applied)

@@ -20,9 +20,9 @@ from scaleup.app.idempotency import Key, KeyReusedError
 from scaleup.app.links import Link
 from scaleup.app.lookup import Lookup
 from scaleup.app.outcomes import DatabaseAwayError, DatabaseBusyError
-from scaleup.app.position import NEWEST, Position
+from scaleup.app.position import NEWEST, START, Position
 from scaleup.app.replicas import REPLICA_SHARE, Replicas
-from scaleup.app.transactions import Stand, Transactions
+from scaleup.app.transactions import UNKNOWN, Stand, Transactions
 
 T = TypeVar("T")
 
@@ -209,7 +209,7 @@ class Store:
                     return result
         if not needed.is_newest:
             result, stand = await ask(self._primary)
-            if stand.shown.covers(needed):
+            if needed == START or (stand is not UNKNOWN and stand.shown.covers(needed)):
                 self._saw(stand.shown)
                 return result
         # Another server may have become the primary, and what the client has seen be of that one.

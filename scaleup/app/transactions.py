@@ -43,7 +43,8 @@ class _Kind(Enum):
 class Stand(NamedTuple):
     """How far a server had got when it had answered.
 
-    `shown` covers all that could be seen in its answer; who asks after it sees all that was `applied`.
+    `shown` covers all that could be seen in its answer; who asks after it sees all that was `applied`. UNKNOWN: it
+    did not say, so anything may have been shown, and nothing that was to be seen be there.
     """
 
     shown: Position = START

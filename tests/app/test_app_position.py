@@ -173,7 +173,8 @@ async def test_what_was_chosen_as_far_enough_and_is_not_does_not_count() -> None
     await replicas.look()
     assert await replicas.choose(parse("0-1-8")) is replica
     assert replicas.answered(replica, parse("0-1-8"), Stand(parse("0-1-9"), parse("0-1-8")))
-    assert replicas.answered(replica, parse("0-1-8"), UNKNOWN)
+    assert not replicas.answered(replica, parse("0-1-8"), UNKNOWN)
+    assert replicas.answered(replica, START, UNKNOWN)  # who has seen nothing may be shown anything
     assert replica.reason is None
     assert not replicas.answered(replica, parse("0-1-8"), Stand(parse("0-1-9"), parse("0-1-7")))
     assert replica.reason == "it has gone back to 0-1-7"
