@@ -123,13 +123,14 @@ class Pool:
         self.on_away: Callable[[str], None] = lambda _reason: None
         """Called each time the database turns out to be away, with the reason."""
         self.in_use = 0
+        """By requests, that is; not by who watches."""
         self.waiting = 0
         self.refused = 0
         """How many were not let in, or gave up waiting."""
         self.opened = 0
         """Connections that were made since the start."""
         self.uses = 0
-        """Times that a connection was used."""
+        """Times that a connection was used by requests."""
         self._password = password
         self._slots = asyncio.Semaphore(size)
         self._watchers = asyncio.Semaphore(1)
@@ -167,15 +168,16 @@ class Pool:
                 await (slots.acquire() if watching else self._wait_for_slot(limit))
                 try:
                     connection = await (self._take() if limit <= self.timeout else self._connect(limit))
-                    self.in_use += 1
-                    self.uses += 1
+                    self.in_use += not watching
+                    self.uses += not watching
                     begun = clock()
                     try:
                         async with connection.raw.cursor(_Cursor) as cursor:
                             yield cursor
                     finally:
-                        self.in_use -= 1
-                        self._mean_use_seconds += (clock() - begun - self._mean_use_seconds) * _SMOOTHING
+                        self.in_use -= not watching
+                        if not watching and limit <= self.timeout:  # a migration says nothing of requests
+                            self._mean_use_seconds += (clock() - begun - self._mean_use_seconds) * _SMOOTHING
                         self._give_back(connection, keep=limit <= self.timeout)
                 finally:
                     slots.release()
@@ -202,7 +204,7 @@ class Pool:
             if self._rechecked > asked:
                 return
             failed, reason = self._recheck_failed
-            if failed >= asked:
+            if failed > asked:
                 raise type(reason)(str(reason), reason.code)
             begun = clock()
             try:
