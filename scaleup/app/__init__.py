@@ -29,5 +29,5 @@
 Invariants: a process keeps nothing between requests but clicks that are written within a second, so any number
 of them can share a database and any one can die. A link that was acknowledged with 201 is stored; one refused
 with `outcome: failed` is not. Every request is answered within the database's time-out (a third more when a replica
-hangs), if need be with 503.
+hangs, or it has to be found out first who the primary is), if need be with 503.
 """

@@ -123,17 +123,20 @@ class Pool:
         self.on_away: Callable[[str], None] = lambda _reason: None
         """Called each time the database turns out to be away, with the reason."""
         self.in_use = 0
+        """By requests, that is; not by who watches."""
         self.waiting = 0
         self.refused = 0
         """How many were not let in, or gave up waiting."""
         self.opened = 0
         """Connections that were made since the start."""
         self.uses = 0
-        """Times that a connection was used."""
+        """Times that a connection was used by requests."""
         self._password = password
         self._slots = asyncio.Semaphore(size)
         self._watchers = asyncio.Semaphore(1)
         self._rechecking, self._rechecked = asyncio.Lock(), -math.inf
+        self._recheck_failed = (-math.inf, DatabaseAwayError(""))
+        """When the last one that failed did, and how."""
         self._idle: deque[_Connection] = deque()
         """The last given back is taken first; the others may grow old."""
         self._mean_use_seconds = 0.0
@@ -165,15 +168,16 @@ class Pool:
                 await (slots.acquire() if watching else self._wait_for_slot(limit))
                 try:
                     connection = await (self._take() if limit <= self.timeout else self._connect(limit))
-                    self.in_use += 1
-                    self.uses += 1
+                    self.in_use += not watching
+                    self.uses += not watching
                     begun = clock()
                     try:
                         async with connection.raw.cursor(_Cursor) as cursor:
                             yield cursor
                     finally:
-                        self.in_use -= 1
-                        self._mean_use_seconds += (clock() - begun - self._mean_use_seconds) * _SMOOTHING
+                        self.in_use -= not watching
+                        if not watching and limit <= self.timeout:  # a migration says nothing of requests
+                            self._mean_use_seconds += (clock() - begun - self._mean_use_seconds) * _SMOOTHING
                         self._give_back(connection, keep=limit <= self.timeout)
                 finally:
                     slots.release()
@@ -191,24 +195,39 @@ class Pool:
         """Whether the host that is used may still be; else look for another. Raises DatabaseAwayError.
 
         A primary that became read-only still answers reads, with what is no longer the truth. Those who ask at
-        the same time share what is found out after they have asked.
+        the same time share what is found out after they have asked: one looks, within the time-out, and if that
+        was in vain nobody who waited for it tries again.
         """
         clock = asyncio.get_running_loop().time
         asked = clock()
         async with self._rechecking:
             if self._rechecked > asked:
                 return
+            failed, reason = self._recheck_failed
+            if failed > asked:
+                raise type(reason)(str(reason), reason.code)
             begun = clock()
             try:
-                async with self.cursor(watching=True) as cursor:
-                    await _settle(cursor.connection, may_be_read_only=not self.address.others)
-            except DatabaseBusyError:
+                await self._recheck()
+            except DatabaseAwayError as error:
+                self._recheck_failed = clock(), type(error)(str(error), error.code)
                 raise
-            except DatabaseAwayError:
-                self._drop_idle()
+            self._rechecked = begun
+
+    async def _recheck(self) -> None:
+        try:
+            async with asyncio.timeout(self.timeout):
+                try:
+                    async with asyncio.timeout(self.timeout / 3), self.cursor(watching=True) as cursor:
+                        return await _settle(cursor.connection, may_be_read_only=not self.address.others)
+                except DatabaseBusyError:
+                    raise
+                except (DatabaseAwayError, TimeoutError):
+                    self._drop_idle()
                 async with self.cursor(watching=True):  # on a new connection: to a host that may
                     pass
-            self._rechecked = begun
+        except TimeoutError:
+            raise self._away(DatabaseAwayError(f"no answer within {self.timeout:g} s")) from None
 
     async def warm(self) -> None:
         """Make the first connections before anybody waits for them. Raises DatabaseAwayError."""

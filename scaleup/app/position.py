@@ -15,6 +15,8 @@ from types import MappingProxyType
 
 MAX_DOMAINS = 8
 """Of a position that a client sends: it bounds what we compare."""
+MAX_ID, MAX_SEQUENCE = 2**32 - 1, 2**64 - 1
+"""Of a domain or server, and of a number there. What is beyond is none to MariaDB: it answers with an error."""
 _NUMBER = r"(0|[1-9][0-9]{0,19})"
 _GTID = re.compile(rf"{_NUMBER}-{_NUMBER}-{_NUMBER}", re.ASCII)
 _NEWEST = "newest"
@@ -40,6 +42,8 @@ class Position:
             if (found := _GTID.fullmatch(part)) is None:
                 raise ValueError(f"{part!r} is no DOMAIN-SERVER-SEQUENCE")
             domain, server, sequence = map(int, found.groups())
+            if max(domain, server) > MAX_ID or sequence > MAX_SEQUENCE:
+                raise ValueError(f"{part!r} has a number that is too great")
             position = position.with_(cls({domain: (server, sequence)}))
         return position
 

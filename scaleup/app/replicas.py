@@ -33,7 +33,7 @@ from pymysql.err import Error
 from scaleup.app.outcomes import DatabaseAwayError, DatabaseBusyError
 from scaleup.app.pool import Pool
 from scaleup.app.position import NEWEST, START, Position
-from scaleup.app.transactions import Stand, Transactions
+from scaleup.app.transactions import UNKNOWN, Stand, Transactions
 from scaleup.net.addresses import Endpoint
 
 log = logging.getLogger(__name__)
@@ -43,6 +43,8 @@ MAX_LAG_SECONDS = 60.0
 """The greatest that can be allowed."""
 WAIT_SECONDS = 0.1
 """What a request waits for a replica before it turns to the primary."""
+REPLICA_SHARE = 1 / 3
+"""Of what a request may spend on the primary, which is asked when a replica has not answered for that long."""
 
 WAIT = "SELECT MASTER_GTID_WAIT(%s, %s)"
 PRIMARY = "SELECT @@GLOBAL.log_bin, @@GLOBAL.gtid_binlog_pos, @@GLOBAL.gtid_slave_pos"
@@ -101,7 +103,7 @@ class Replicas:
     """`run` watches them. `max_lag`: seconds."""
 
     def __init__(self, primary: Pool, replicas: Sequence[Replica], max_lag: float) -> None:
-        self._primary, self._max_lag = primary, max_lag
+        self.primary, self._max_lag = primary, max_lag
         self.all = tuple(replicas)
         self._track = Track()
         self._waiting = 0
@@ -127,9 +129,9 @@ class Replicas:
 
     def answered(self, replica: Replica, needed: Position, stand: Stand) -> bool:
         """Whether what it answered may be used."""
-        if stand.shown.is_newest:  # it did not say how far it is; it was as far when it was chosen
-            return True
         if not stand.applied.covers(needed):
+            if stand is UNKNOWN:  # the question came to nothing, and it may be another than the one chosen
+                return False
             replica.becomes(f"it has gone back to {str(stand.applied) or 'the beginning'}")
             return False
         replica.applied = replica.applied.with_(stand.applied)
@@ -157,7 +159,7 @@ class Replicas:
     async def _ask_primary(self) -> Position | None:
         """None: it cannot be asked."""
         try:
-            has_log, logged, applied = await _look(self._primary, PRIMARY)
+            has_log, logged, applied = await _look(self.primary, PRIMARY)
             return Position.parse(logged).with_(Position.parse(applied)) if has_log else NEWEST
         except (DatabaseAwayError, Error, ValueError) as error:
             log.debug("the primary does not say how far it is: %s", error)
@@ -200,8 +202,11 @@ class Replicas:
                 await cursor.execute(WAIT, (str(needed), WAIT_SECONDS))
                 if await cursor.fetchone() != (0,):
                     return False
-        except (DatabaseAwayError, Error) as error:
+        except DatabaseAwayError as error:
             self.failed(replica, error)
+            return False
+        except Error as error:  # of what the client sent: nothing is wrong with the replica
+            log.debug("%s cannot be waited for: %s", needed, error)
             return False
         finally:
             self._waiting -= 1

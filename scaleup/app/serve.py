@@ -19,7 +19,7 @@ from pymysql.err import Error
 from scaleup.app.metrics import measure
 from scaleup.app.outcomes import DatabaseAwayError
 from scaleup.app.pool import Pool
-from scaleup.app.replicas import Replica, Replicas
+from scaleup.app.replicas import REPLICA_SHARE, Replica, Replicas
 from scaleup.app.server import HttpServer
 from scaleup.app.settings import AppSettings
 from scaleup.app.store import Store
@@ -31,9 +31,6 @@ from scaleup.net.sockets import endpoint_of
 from scaleup.processes import Process
 
 log = logging.getLogger(__name__)
-
-REPLICA_SHARE = 1 / 3
-"""Of what a request may spend on the primary, which is asked when a replica has not answered for that long."""
 
 
 async def serve(settings: AppSettings, process: Process, sockets: Sequence[socket.socket]) -> None:

@@ -14,6 +14,7 @@ since its own covers them. What came meanwhile stays: what a browser has is alwa
 from __future__ import annotations
 
 import random
+import re
 from contextvars import ContextVar
 
 from aiohttp import web
@@ -23,6 +24,8 @@ from scaleup.app.position import NEWEST, START, Position
 HEADER = "X-Database-Position"
 COOKIE = "database-position"
 """How its name begins."""
+_OURS = re.compile(rf"{COOKIE}(-[0-9a-f]{{1,8}})?", re.ASCII)
+"""A client may send names that no answer may have, as with brackets, so that they could not even be removed."""
 COOKIE_SECONDS = 3600
 """Who comes back later is somebody else: it is longer than a replica may be behind while the primary is there."""
 MAX_COOKIES = 32
@@ -62,7 +65,7 @@ _current: ContextVar[Session | None] = ContextVar("session", default=None)
 
 def begin(request: web.Request) -> Session:
     """A request begins. What it sends that is no position is taken for one that only the primary has."""
-    cookies = {name: text for name, text in request.cookies.items() if name.startswith(COOKIE)}
+    cookies = {name: text for name, text in request.cookies.items() if _OURS.fullmatch(name)}
     needed = START if len(cookies) <= MAX_COOKIES else NEWEST
     for text in (*cookies.values(), *request.headers.getall(HEADER, ())):
         needed = needed.with_(_read(text))

@@ -7,6 +7,7 @@ what may be repeated. Every query finds its rows by an index, and reads no more 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,9 +20,9 @@ from scaleup.app.idempotency import Key, KeyReusedError
 from scaleup.app.links import Link
 from scaleup.app.lookup import Lookup
 from scaleup.app.outcomes import DatabaseAwayError, DatabaseBusyError
-from scaleup.app.position import NEWEST, Position
-from scaleup.app.replicas import Replicas
-from scaleup.app.transactions import Stand, Transactions
+from scaleup.app.position import NEWEST, START, Position
+from scaleup.app.replicas import REPLICA_SHARE, Replicas
+from scaleup.app.transactions import UNKNOWN, Stand, Transactions
 
 T = TypeVar("T")
 
@@ -86,9 +87,6 @@ class Reader:
             return [Link(*row) for row in await cursor.fetchall()]
 
         return await self._transactions.read(work)
-
-    async def recheck(self) -> None:
-        await self._transactions.recheck()
 
     async def _get(self, codes: Sequence[str]) -> tuple[dict[str, Link], Stand]:
         rows, stand = await self._rows(SELECT, codes)
@@ -195,8 +193,12 @@ class Store:
         return result
 
     async def _read(self, ask: Callable[[Reader], Awaitable[tuple[T, Stand]]]) -> T:
-        needed = session.needed()
-        if self._replicas and (replica := await self._replicas.choose(needed)):
+        if not self._replicas or not self._readers:
+            result, _ = await ask(self._primary)
+            return result
+        needed, primary = session.needed(), self._replicas.primary
+        end = asyncio.get_running_loop().time() + primary.timeout * (1 + REPLICA_SHARE)
+        if replica := await self._replicas.choose(needed):
             try:
                 result, stand = await ask(self._readers[replica])
             except (DatabaseAwayError, Error) as error:
@@ -205,13 +207,18 @@ class Store:
                 if self._replicas.answered(replica, needed, stand):
                     self._saw(stand.shown)
                     return result
-        if self._readers and needed.is_newest:
-            await self._primary.recheck()
-        result, stand = await ask(self._primary)
-        if self._readers and not needed.is_newest and not stand.shown.covers(needed):
-            # Another server may have become the primary, and what the client has seen be of that one.
-            await self._primary.recheck()
+        if not needed.is_newest:
             result, stand = await ask(self._primary)
+            if needed == START or (stand is not UNKNOWN and stand.shown.covers(needed)):
+                self._saw(stand.shown)
+                return result
+        # Another server may have become the primary, and what the client has seen be of that one.
+        try:
+            async with asyncio.timeout_at(end):
+                await primary.recheck()
+                result, stand = await ask(self._primary)
+        except TimeoutError:
+            raise DatabaseBusyError("no time was left to ask who the primary is, and then that one") from None
         self._saw(stand.shown)
         return result
 

@@ -43,7 +43,8 @@ class _Kind(Enum):
 class Stand(NamedTuple):
     """How far a server had got when it had answered.
 
-    `shown` covers all that could be seen in its answer; who asks after it sees all that was `applied`.
+    `shown` covers all that could be seen in its answer; who asks after it sees all that was `applied`. UNKNOWN: it
+    did not say, so anything may have been shown, and nothing that was to be seen be there.
     """
 
     shown: Position = START
@@ -83,10 +84,6 @@ class Transactions:
         `repeatable`: `work` finds out by itself that it was done already. Raises as `statement` does.
         """
         return await self._until_done(work, _Kind.TRANSACTION, repeatable=repeatable)
-
-    async def recheck(self) -> None:
-        """Whether the host that is used may still be; else look for another. Raises DatabaseAwayError."""
-        await self._pool.recheck()
 
     async def _until_done(
         self, work: Callable[[Any], Awaitable[T]], kind: _Kind, *, repeatable: bool

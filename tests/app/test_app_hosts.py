@@ -9,16 +9,19 @@ from collections.abc import AsyncIterator, Iterator
 from datetime import datetime
 
 import pytest
+from aiohttp.test_utils import make_mocked_request
 from app_harness import make_pool, run_app
 from database_servers import PASSWORD, DatabaseServer, database
 from needs import requires
 
 from bench.ports import free_port
+from scaleup.app import session
 from scaleup.app.address import DatabaseAddress
 from scaleup.app.migrate import migrate
 from scaleup.app.outcomes import DatabaseAwayError
 from scaleup.app.pool import Pool
-from scaleup.app.store import Store
+from scaleup.app.replicas import Replica, Replicas
+from scaleup.app.store import INSERT, Store
 from scaleup.app.transactions import Transactions
 from scaleup.net.addresses import Endpoint
 
@@ -51,8 +54,10 @@ async def pair(
 @contextlib.asynccontextmanager
 async def store_of(*hosts: Endpoint, timeout: float = 2.0) -> AsyncIterator[tuple[Store, Pool]]:
     pool = Pool(DatabaseAddress("scaleup", hosts[0], "scaleup", hosts[1:]), PASSWORD, size=3, timeout=timeout)
-    yield Store(Transactions(pool, chance=lambda: 0.5)), pool
-    await pool.close()
+    try:
+        yield Store(Transactions(pool, chance=lambda: 0.5)), pool
+    finally:
+        await pool.close()
 
 
 def codes(server: DatabaseServer) -> list[object]:
@@ -115,6 +120,37 @@ async def test_a_primary_that_is_stopped_is_left_within_the_deadline(
             assert time.monotonic() - begun < 2.5
             assert pool.endpoint == two.endpoint
     assert codes(two) == ["c"]
+
+
+async def test_who_asks_whether_it_is_the_primary_leaves_one_that_is_stopped(
+    pair: tuple[DatabaseServer, DatabaseServer],
+) -> None:
+    one, two = pair
+    async with store_of(one.endpoint, two.endpoint, timeout=1.0) as (store, pool):
+        await store.add("a", URL, NOW)
+        two.as_owner("SET GLOBAL read_only = 0")
+        with one.paused():
+            begun = time.monotonic()
+            await asyncio.gather(*(pool.recheck() for _ in range(10)))
+            assert time.monotonic() - begun < 1.0 + 0.5
+        assert pool.endpoint == two.endpoint
+
+
+async def test_one_that_does_not_say_how_far_it_is_may_not_be_the_primary_any_more(
+    pair: tuple[DatabaseServer, DatabaseServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scaleup.app.transactions.POSITION", "SELECT 'no position', ''")
+    one, two = pair
+    async with store_of(one.endpoint, two.endpoint) as (_, pool):
+        transactions = Transactions(pool, chance=lambda: 0.5, follows=True)
+        store = Store(transactions, Replicas(pool, [Replica(pool, transactions)], max_lag=1.0))
+        await pool.warm()
+        one.as_owner("SET GLOBAL read_only = 1")
+        two.as_owner("SET GLOBAL read_only = 0")
+        two.execute(INSERT, "new", URL, NOW)
+        assert await store.get("new") is None  # from the former primary: who has seen nothing does not care
+        session.begin(make_mocked_request("GET", "/", {session.HEADER: "0-1-1"}))
+        assert await store.get("new") is not None
 
 
 async def test_no_primary_is_told_of_each_host(pair: tuple[DatabaseServer, DatabaseServer]) -> None:

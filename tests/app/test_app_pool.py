@@ -68,11 +68,45 @@ async def test_who_watches_need_not_wait_behind_requests(database: DatabaseServe
 
 @requires("mariadbd")
 async def test_those_who_ask_whether_it_is_the_primary_share_the_answer(mariadb: DatabaseServer) -> None:
+    def looks() -> int:
+        ((_, count),) = mariadb.execute("SHOW GLOBAL STATUS LIKE 'Com_show_variables'")
+        return int(str(count))
+
     async with make_pool(mariadb, size=1) as pool:
+        await pool.warm()
+        before = looks()
         async with asyncio.TaskGroup() as tasks:
             for _ in range(50):
                 tasks.create_task(pool.recheck())
-        assert pool.uses == 2  # the first was under way when the others came
+        assert looks() - before == 2  # the first was under way when the others came
+
+
+@requires("mariadbd")
+async def test_who_watches_or_migrates_is_not_counted_among_requests(mariadb: DatabaseServer) -> None:
+    """GET_LOCK may wait 10 s: in the average, requests would be refused for fear of waiting as long."""
+    async with make_pool(mariadb, size=1) as pool:
+        async with pool.cursor(watching=True) as cursor:
+            await cursor.execute("SELECT SLEEP(0.01)")
+            assert pool.in_use == 0
+        async with pool.cursor(60.0) as cursor:
+            await cursor.execute("SELECT SLEEP(0.01)")
+            assert pool.in_use == 1
+        assert (pool.in_use, pool.uses, pool._mean_use_seconds) == (0, 1, 0.0)
+
+
+@requires("mariadbd")
+async def test_those_who_ask_share_that_nobody_answers(mariadb: DatabaseServer) -> None:
+    async with make_pool(mariadb, timeout=0.3) as pool:
+        assert await ask(pool) == 1
+        reasons: list[str] = []
+        pool.on_away = reasons.append
+        with mariadb.paused():
+            begun = time.monotonic()
+            results = await asyncio.gather(*(pool.recheck() for _ in range(20)), return_exceptions=True)
+            assert time.monotonic() - begun < 0.3 + 0.5  # each after the other would be 12 s
+        assert all(isinstance(result, DatabaseAwayError) for result in results)
+        assert reasons == [f"{mariadb.endpoint}: no answer within 0.3 s"]
+        await pool.recheck()
 
 
 async def test_who_waits_goes_on_when_a_connection_comes_back_inside_a_transaction(

@@ -26,7 +26,9 @@ OF_ONE_HISTORY = st.dictionaries(st.integers(0, 3), st.integers(0, 9), max_size=
 )
 
 
-@pytest.mark.parametrize("text", ["", "0-1-57", "0-1-57,7-2-3", f"0-1-{10**19}", "newest"])
+@pytest.mark.parametrize(
+    "text", ["", "0-1-57", "0-1-57,7-2-3", f"{2**32 - 1}-{2**32 - 1}-{2**64 - 1}", "newest"]
+)
 def test_it_is_read_as_it_is_written(text: str) -> None:
     assert str(parse(text)) == text
 
@@ -36,11 +38,12 @@ def test_it_is_read_as_it_is_written(text: str) -> None:
     [
         *("0-1", "0-1-", "0-1--1", "00-1-1", "0-1-1,", ",0-1-1", "0 -1-1", "0-1-1;", "٣-1-1", "NEWEST"),
         "0-1-" + "9" * 21,
+        *(f"{2**32}-1-1", f"0-{2**32}-1", f"0-1-{2**64}"),
         ",".join(f"{number}-1-1" for number in range(MAX_DOMAINS + 1)),
     ],
 )
 def test_what_is_none(text: str) -> None:
-    with pytest.raises(ValueError, match=r"is no DOMAIN|has more than"):
+    with pytest.raises(ValueError, match=r"is no DOMAIN|has more than|is too great"):
         parse(text)
 
 
@@ -170,7 +173,8 @@ async def test_what_was_chosen_as_far_enough_and_is_not_does_not_count() -> None
     await replicas.look()
     assert await replicas.choose(parse("0-1-8")) is replica
     assert replicas.answered(replica, parse("0-1-8"), Stand(parse("0-1-9"), parse("0-1-8")))
-    assert replicas.answered(replica, parse("0-1-8"), UNKNOWN)
+    assert not replicas.answered(replica, parse("0-1-8"), UNKNOWN)
+    assert replicas.answered(replica, START, UNKNOWN)  # who has seen nothing may be shown anything
     assert replica.reason is None
     assert not replicas.answered(replica, parse("0-1-8"), Stand(parse("0-1-9"), parse("0-1-7")))
     assert replica.reason == "it has gone back to 0-1-7"

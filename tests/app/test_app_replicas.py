@@ -11,14 +11,17 @@ from collections.abc import AsyncIterator, Iterator
 
 import aiohttp
 import pytest
-from app_harness import App, run_app
+from app_harness import App, make_pool, run_app
 from database_servers import DatabaseServer, Other, database
 from needs import requires
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from scaleup.app.address import DatabaseAddress
+from scaleup.app.position import Position
+from scaleup.app.replicas import Replica, Replicas
 from scaleup.app.session import COOKIE, HEADER
+from scaleup.app.transactions import Transactions
 
 pytestmark = [pytest.mark.slow, requires("mariadbd", "mariadb")]
 
@@ -206,6 +209,21 @@ async def test_reads_go_on_while_the_primary_is_away(primary: DatabaseServer) ->
             assert (await get(app, "here"))[0] == 200
 
 
+async def test_who_needs_the_primary_while_it_hangs_waits_for_its_time_and_a_third(
+    primary: DatabaseServer,
+) -> None:
+    """Twenty at once, who have seen what no replica may have. First it is asked whether it still is the primary."""
+    async with reading(primary, *primary.replicas, database_timeout=0.6) as app:
+        await app.add(code="here")
+        with primary.paused():
+            begun = time.monotonic()
+            found = await asyncio.gather(*(get(app, "here", "newest") for _ in range(20)))
+            assert time.monotonic() - begun < 0.8 + 1.0  # generous; each after the other would be 24 s
+            assert [status for status, _ in found] == [503] * 20
+        async with app.client.get("/api/links/here", headers={HEADER: "newest"}) as response:
+            assert response.status == 200
+
+
 async def test_what_is_no_replica_is_not_read_from(primary: DatabaseServer) -> None:
     one, two = primary.replicas
     await asyncio.to_thread(two.as_owner, "SET GLOBAL read_only = 0")
@@ -226,19 +244,33 @@ async def test_a_database_without_positions_has_no_replicas(engine: str) -> None
             assert measured(app, USABLE) == {str(other.endpoint): 0.0}
 
 
-async def test_positions_that_clients_make_up(primary: DatabaseServer) -> None:
+async def test_positions_that_clients_make_up(
+    primary: DatabaseServer, caplog: pytest.LogCaptureFixture
+) -> None:
     """What never comes is waited for a tenth of a second, by half of the connections at most; then the primary."""
     (replica, _) = primary.replicas
     async with reading(primary, replica, database_connections=4) as app:
         await app.add(code="here")
         await asyncio.to_thread(caught_up, primary, replica)
-        for made_up in ("0-1-99999999999", "7-1-1", "newest", "rubbish", "0-1-1,0", "0" * 5000, "'; DROP"):
+        for made_up in (
+            *("0-1-99999999999", "7-1-1", "newest", "rubbish", "0-1-1,0", "0" * 5000, "'; DROP"),
+            *(f"{2**32 - 1}-{2**32 - 1}-{2**64 - 1}", f"{2**32}-1-1", f"0-{2**32}-1", f"0-1-{2**64}"),
+        ):
             assert (await get(app, "here", made_up))[0] == 200
         begun = time.monotonic()
         found = await asyncio.gather(*(get(app, "here", "7-1-1") for _ in range(100)))
         assert {status for status, _ in found} == {200}
         assert time.monotonic() - begun < 2.0  # 100 after each other would be 10 s
-        await until_usable(app, replica)
+    assert "is not read from" not in caplog.text  # nor was it at any time
+
+
+async def test_what_the_server_takes_for_no_position_is_no_fault_of_it(primary: DatabaseServer) -> None:
+    """As long as `parse` and MariaDB agree, nobody can send such a one."""
+    async with make_pool(primary) as pool:
+        replica = Replica(pool, Transactions(pool, lambda: 0.5))
+        replica.becomes(None)
+        assert await Replicas(pool, [replica], max_lag=1.0).choose(Position({2**32: (1, 1)})) is None
+        assert replica.reason is None
 
 
 async def test_who_gets_a_cookie(primary: DatabaseServer) -> None:

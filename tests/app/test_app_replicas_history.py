@@ -10,11 +10,13 @@ import asyncio
 import contextlib
 import os
 import random
+import re
 import signal
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
+import aiohttp
 import pymysql
 import pytest
 from database_servers import Other
@@ -24,6 +26,8 @@ from test_app_history import BACK_SECONDS, SOAK_SEED, Cluster, check, long_histo
 from bench.ports import free_port
 
 pytestmark = [pytest.mark.slow, requires("mariadbd", "mariadb")]
+
+USES = re.compile(r"^scaleup_app_replica_uses_total\{.*\} (\S+)$", re.MULTILINE)
 
 
 class Replicated(Cluster):
@@ -36,11 +40,26 @@ class Replicated(Cluster):
         self._port = next(one for one, _, third in _triples() if third == one + 2)
         self._arguments += ["--replicas", "2"]
         self._chance = chance
+        self._admin = {port: free_port() for port in self.ports}
 
-    def _more(self) -> list[str]:
+    def _more(self, port: int) -> list[str]:
         replicas = self.database.replicas
         assert len(replicas) == 2
-        return [word for it in replicas for word in ("--database-replica", str(it.endpoint))]
+        return [
+            *(word for it in replicas for word in ("--database-replica", str(it.endpoint))),
+            *("--admin", f"127.0.0.1:{self._admin[port]}"),
+        ]
+
+    async def was_used(self) -> None:
+        """Until each application has read from each replica, also one that was just started."""
+        async with aiohttp.ClientSession(raise_for_status=True) as session, asyncio.timeout(BACK_SECONDS):
+            for port in self._admin.values():
+                used: list[bool] = []
+                while used != [True, True]:
+                    async with session.get(f"http://127.0.0.1:{port}/metrics") as response:
+                        text = await response.text()
+                    used = [float(it) > 0 for it in USES.findall(text)]
+                    await asyncio.sleep(0.01)
 
     def _one(self) -> Other:
         return self._chance.choice(self.database.replicas)
@@ -91,8 +110,7 @@ async def test_a_short_history(data_directory: Path) -> None:
     cluster = Replicated(data_directory, chance)
     names = sorted(cluster.faults())
     chance.shuffle(names)
-    figures = await check(cluster, 5, names, seconds=1.0)
-    assert figures["stored"]
+    await check(cluster, 5, names, seconds=1.0)
 
 
 @pytest.mark.soak

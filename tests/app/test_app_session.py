@@ -86,6 +86,15 @@ def test_no_more_cookies_are_looked_at_than_a_browser_would_have() -> None:
     assert list(browser.jar.values()) == ["0-1-9"]
 
 
+def test_a_cookie_that_only_looks_like_ours_is_none() -> None:
+    browser = Browser()
+    for name in (f"{COOKIE}{more}" for more in ("[1]", "-", "-x", "-123456789", "s")):
+        browser.jar = {name: "0-1-5"}
+        browser.answer(browser.ask("POST"), "0-1-7")  # which could not be sent if it had to remove "[1]"
+        assert browser.jar.pop(name) == "0-1-5"
+        assert list(browser.jar.values()) == ["0-1-7"]
+
+
 def test_several_lines_of_the_header_and_what_is_no_position() -> None:
     def needed(*lines: str) -> Position:
         return session.begin(
