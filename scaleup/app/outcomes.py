@@ -53,7 +53,7 @@ _BUSY = {
 _REFUSED = frozenset({1044, 1142, 1227})
 """No right to do this: it will not go away by itself."""
 
-GONE, CANNOT_CONNECT, READ_ONLY, NOT_READY = 2006, 2003, 1290, 1047
+GONE, LOST, CANNOT_CONNECT, READ_ONLY, NOT_READY = 2006, 2013, 2003, 1290, 1047
 _UNDONE = frozenset({1205, 1213})
 _LOST = frozenset({1053, 1927, 2006, 2013})
 _NOT_BEGUN = frozenset({1040, 1047, 1146, 1203, 1290, 2003}) | _REFUSED

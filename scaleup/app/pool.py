@@ -45,7 +45,7 @@ from typing import Any
 import aiomysql
 from pymysql.constants import FIELD_TYPE
 from pymysql.converters import conversions
-from pymysql.err import Error, InterfaceError
+from pymysql.err import Error, InterfaceError, OperationalError
 
 from scaleup.app import request_id
 from scaleup.app.address import DatabaseAddress
@@ -53,6 +53,7 @@ from scaleup.app.encryption import Connection
 from scaleup.app.outcomes import (
     CANNOT_CONNECT,
     GONE,
+    LOST,
     NOT_READY,
     READ_ONLY,
     DatabaseAwayError,
@@ -99,6 +100,14 @@ class _Cursor(aiomysql.Cursor):  # type: ignore[misc] # aiomysql has no types
         begun = clock()
         try:
             return await super().execute(query, args)
+        except Error:
+            raise
+        except RuntimeError as error:  # uvloop's, on writing to what was reset since the last answer
+            self.connection.close()
+            raise OperationalError(LOST, str(error)) from error
+        except Exception:  # an answer that cannot be read: the rest of it is still on its way
+            self.connection.close()
+            raise
         finally:
             if not self.connection.closed:
                 self.answered = clock()

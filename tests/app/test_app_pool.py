@@ -231,6 +231,26 @@ async def test_a_connection_that_died_while_idle_is_not_used(pool: Pool, databas
     assert await ask(pool) == 1
 
 
+async def test_a_connection_that_is_reset_between_two_statements_is_lost(pool: Pool) -> None:
+    async with pool.cursor() as cursor:
+        await cursor.execute("SELECT 1")
+        writer = cursor.connection._writer
+        writer.transport.abort()  # what uvloop does by itself then
+        await writer.wait_closed()
+        with pytest.raises(OperationalError, match=r"2013.*closed"):
+            await cursor.execute("SELECT 1")
+    assert (await ask(pool), pool.idle) == (1, 1)
+
+
+@requires("mariadbd")
+async def test_an_answer_that_cannot_be_read_is_not_left_to_the_next(mariadb: DatabaseServer) -> None:
+    async with make_pool(mariadb) as pool:
+        with pytest.raises(ValueError, match="year 0"):
+            await ask(pool, "SELECT CAST('0000-00-00' AS DATETIME) FROM seq_1_to_9")
+        assert pool.idle == 0
+        assert await ask(pool) == 1
+
+
 async def test_every_read_is_fresh(pool: Pool, database: DatabaseServer) -> None:
     """Without autocommit the first SELECT would fix what a connection sees."""
     database.execute("CREATE TABLE links (id BIGINT NOT NULL PRIMARY KEY)")
