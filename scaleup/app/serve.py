@@ -60,12 +60,7 @@ async def serve(settings: AppSettings, process: Process, sockets: Sequence[socke
     async def database_readiness() -> str | None:
         if reading.usable:  # links can be read, whatever befalls the primary
             return None
-        if watch.reason is None:
-            try:
-                await store.ping()
-            except DatabaseAwayError as error:
-                return str(error)
-        return watch.reason
+        return await watch.readiness()
 
     process.add_readiness(database_readiness)
     views = Views(
@@ -88,11 +83,13 @@ async def serve(settings: AppSettings, process: Process, sockets: Sequence[socke
             watching = tasks.create_task(watch.run(), name="watch the database")
             forgetting = tasks.create_task(keep_forgetting(store, now), name="forget old keys")
             looking = tasks.create_task(reading.run(), name="watch the replicas")
+            tasks.create_task(stopping_ends(watch.asked, process.stopping), name="wait for the end")
             tasks.create_task(clicks.keep_flushing(process.stopping), name="write the clicks")
             await server.start(sockets)
             log.info("listening on %s", ", ".join(str(endpoint_of(sock)) for sock in sockets))
             await watch.asked.wait()  # a refusal ends us here, before anybody has counted on us
-            process.ready()
+            if not process.stopping.is_set():
+                process.ready()
             await process.stopping.wait()
             server.drain()
             if not process.orphaned:  # else nobody is left to notice
@@ -105,3 +102,9 @@ async def serve(settings: AppSettings, process: Process, sockets: Sequence[socke
         with contextlib.suppress(DatabaseAwayError, Error):
             await clicks.flush()
         await asyncio.gather(*(it.close() for it in (pool, *replicas)))
+
+
+async def stopping_ends(waiting: asyncio.Event, stopping: asyncio.Event) -> None:
+    """Who is told to stop waits for nothing else."""
+    await stopping.wait()
+    waiting.set()

@@ -39,7 +39,6 @@ SELECT_KEY = "SELECT fingerprint, response FROM idempotency_keys WHERE idempoten
 OLDEST_KEY = "SELECT id FROM idempotency_keys ORDER BY id LIMIT 1"
 DELETE_KEYS = "DELETE FROM idempotency_keys WHERE id < %s AND created < %s"
 WHO = "SELECT VERSION(), CONNECTION_ID()"
-PING = "SELECT 1"
 
 _DUPLICATE = 1062
 
@@ -238,12 +237,6 @@ class Store:
         version, connection = str(row[0]), int(row[1])
         known = (name for name in ("mariadb", "embedded") if name in version.lower())
         return Server(next(known, "mysql"), version, connection)
-
-    async def ping(self) -> None:
-        async def work(cursor: Any) -> None:
-            await cursor.execute(PING)
-
-        await self._transactions.read(work)
 
 
 def for_many(query: str, count: int) -> str:

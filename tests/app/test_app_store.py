@@ -135,7 +135,6 @@ async def test_who_answers(store: Store, database: DatabaseServer) -> None:
     assert server.engine == database.engine
     assert server.engine in server.version.lower()
     assert server.connection > 0
-    await store.ping()
 
 
 async def test_concurrent_writers_of_one_code(store: Store) -> None:
