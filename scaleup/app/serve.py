@@ -25,7 +25,7 @@ from scaleup.app.settings import AppSettings
 from scaleup.app.store import Store
 from scaleup.app.transactions import Transactions
 from scaleup.app.upkeep import Clicks, keep_forgetting
-from scaleup.app.views import Views, now
+from scaleup.app.views import Views
 from scaleup.app.watch import Watch
 from scaleup.net.sockets import endpoint_of
 from scaleup.processes import Process
@@ -81,7 +81,7 @@ async def serve(settings: AppSettings, process: Process, sockets: Sequence[socke
     try:
         async with asyncio.TaskGroup() as tasks:
             watching = tasks.create_task(watch.run(), name="watch the database")
-            forgetting = tasks.create_task(keep_forgetting(store, now), name="forget old keys")
+            forgetting = tasks.create_task(keep_forgetting(store), name="forget old keys")
             looking = tasks.create_task(reading.run(), name="watch the replicas")
             tasks.create_task(stopping_ends(watch.asked, process.stopping), name="wait for the end")
             tasks.create_task(clicks.keep_flushing(process.stopping), name="write the clicks")

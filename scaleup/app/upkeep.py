@@ -16,8 +16,6 @@ import contextlib
 import itertools
 import logging
 from collections import Counter
-from collections.abc import Callable
-from datetime import datetime
 
 from pymysql.err import Error
 
@@ -90,12 +88,12 @@ def _take_out(clicks: Counter[str], batch: dict[str, int]) -> None:
         del clicks[code]
 
 
-async def keep_forgetting(store: Store, now: Callable[[], datetime]) -> None:
+async def keep_forgetting(store: Store) -> None:
     """Delete the idempotency keys that are older than KEPT, again and again, until cancelled."""
     while True:
         await asyncio.sleep(FORGET_SECONDS)  # first: there may be no tables yet
         try:
-            while await store.forget_keys(now() - KEPT):
+            while await store.forget_keys(KEPT):
                 pass
         except DatabaseAwayError as error:
             log.debug("old idempotency keys stay for now: %s", error)
