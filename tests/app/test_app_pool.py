@@ -315,6 +315,20 @@ async def test_a_server_that_does_not_let_us_in_is_a_refusal(answer: bytes) -> N
             await ask(pool)
 
 
+@pytest.mark.parametrize("code", [1040, 1041, 1135, 1226])
+async def test_a_server_that_cannot_let_us_in_now_is_away(code: int) -> None:
+    answer = b"\xff" + code.to_bytes(2, "little") + b"#08004come back later"
+
+    async def full(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(len(answer).to_bytes(3, "little") + b"\0" + answer)
+        writer.close()
+
+    async with listening(full) as pool:
+        with pytest.raises(DatabaseAwayError) as caught:
+            await ask(pool)
+        assert type(caught.value) is DatabaseAwayError
+
+
 async def test_a_wrong_password_is_a_refusal(database: DatabaseServer) -> None:
     async with make_pool(database, password="wrong") as pool:
         with pytest.raises(DatabaseRefusesError, match="Access denied"):

@@ -41,9 +41,9 @@ URL = "https://example.org/"
     ("codes", "before", "committing"),
     [
         ((1205, 1213), Then.AGAIN, Then.AGAIN),
-        ((2003, 1040, 1203, 1047, 1290, 1044, 1142), Then.FAILED, Then.FAILED),
+        ((2003, 1040, 1135, 1203, 1226, 1047, 1290, 1044, 1142), Then.FAILED, Then.FAILED),
         ((2006, 2013, 1927, 1053), Then.AGAIN, Then.UNKNOWN),
-        ((None, 1180, 1317, 1969, 3024, 1021), Then.FAILED, Then.UNKNOWN),
+        ((None, 1180, 1317, 1969, 3024, 1021, 1041), Then.FAILED, Then.UNKNOWN),
     ],
 )
 def test_the_table(codes: tuple[int | None, ...], before: Then, committing: Then) -> None:
@@ -53,7 +53,7 @@ def test_the_table(codes: tuple[int | None, ...], before: Then, committing: Then
 
 
 def test_another_host_may_take_what_this_one_does_not() -> None:
-    for code in (2003, 1040, 1203, 1047, 1290):
+    for code in (2003, 1040, 1135, 1203, 1226, 1047, 1290):
         assert then(code, committing=True, has_others=True) is Then.AGAIN
     for code in (1044, 1142, 1146):
         assert then(code, committing=True, has_others=True) is Then.FAILED
