@@ -7,17 +7,13 @@ is refused and who balances turns elsewhere; half of them for requests in progre
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
 import socket
 from collections.abc import Sequence
 from functools import partial
 
-from pymysql.err import Error
-
 from scaleup.app.metrics import measure
-from scaleup.app.outcomes import DatabaseAwayError
 from scaleup.app.pool import Pool
 from scaleup.app.replicas import Replica, Replicas
 from scaleup.app.server import HttpServer
@@ -99,8 +95,7 @@ async def serve(settings: AppSettings, process: Process, sockets: Sequence[socke
             looking.cancel()
     finally:
         await server.stop()
-        with contextlib.suppress(DatabaseAwayError, Error):
-            await clicks.flush()
+        await clicks.write_last(settings.database_timeout)
         await asyncio.gather(*(it.close() for it in (pool, *replicas)))
 
 
