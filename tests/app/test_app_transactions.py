@@ -118,7 +118,7 @@ async def test_what_is_done_stays_done_when_the_position_is_not_told(
         pool.on_away = away.append
         transactions = Transactions(pool, chance=lambda: 0.0, follows=True)
         monkeypatch.setattr("scaleup.app.transactions.POSITION", "SELECT SLEEP(10), 0")
-        _, stand = await transactions.statement(lambda cursor: cursor.execute("SELECT SLEEP(0.3)"))
+        _, stand = await transactions.statement(lambda cursor: cursor.execute("SELECT SLEEP(0.2)"))
         assert (stand, away) == (UNKNOWN, [])
 
         async def stalls(*_: object) -> Stand:
