@@ -8,7 +8,8 @@ The first request with a key is done, and its response stored in the same transa
 together or not at all, and whoever repeats the request gets the response of the first, done once. A key that
 comes with another request than its first is a mistake of the client's: 422.
 
-Keys are remembered for KEPT. A chosen key must be one that nobody guesses or uses by chance: a UUID.
+Keys are remembered for KEPT, and until one comes that is so much newer. A chosen key must be one that nobody
+guesses or uses by chance: a UUID.
 """
 
 from __future__ import annotations

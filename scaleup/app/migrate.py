@@ -106,7 +106,7 @@ async def applied(pool: Pool) -> dict[int, tuple[str, datetime]]:
 
 
 async def _missing(pool: Pool, known: Sequence[Migration]) -> list[Migration]:
-    async with pool.cursor() as cursor:
+    async with pool.cursor(watching=True) as cursor:  # requests may have taken all the others
         try:
             return await _compare(cursor, known, pool.address.database)
         except ProgrammingError as error:

@@ -27,7 +27,7 @@ from scaleup.app.settings import AppSettings
 from scaleup.config import EnvironmentOnly, Flag, SecretFile, load, read_secret
 from scaleup.errors import ScaleUpError, StartupError
 
-CREATE_USER = "CREATE USER IF NOT EXISTS %s@'%%'"
+CREATE_USER = "CREATE USER IF NOT EXISTS %s@'%%' IDENTIFIED BY %s"  # never without one, not for a moment
 SET_PASSWORD = "ALTER USER %s@'%%' IDENTIFIED BY %s"
 GRANT = "GRANT SELECT, INSERT, UPDATE, DELETE ON `{}`.* TO %s@'%%'"
 
@@ -110,7 +110,7 @@ async def make_user(pool: Pool, name: str, password: str) -> None:
     # In a GRANT, _ and % stand for any characters; execute() takes %% for %.
     pattern = pool.address.database.replace("`", "``").replace("_", r"\_").replace("%", r"\%%")
     async with pool.cursor() as cursor:
-        await cursor.execute(CREATE_USER, (name,))
+        await cursor.execute(CREATE_USER, (name, password))
         await cursor.execute(SET_PASSWORD, (name, password))
         await cursor.execute(GRANT.format(pattern), (name,))
 

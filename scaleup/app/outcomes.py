@@ -12,8 +12,8 @@ was lost is rolled back, and the whole transaction may be repeated. And does rep
     1213  deadlock, or refused by the others of a Galera cluster     again, even at COMMIT: it was rolled back
     1205  a lock was not released; only the statement is undone      again, after a ROLLBACK
     2006, 2013, 1927, 1053  the connection was lost                  again; at COMMIT: unknown
-    2003, 1040, 1203, 1047, 1290  not there, full, read-only         failed: nothing began; again when the database
-                                                                     has other hosts: another may be the primary
+    2003, 1040, 1203, 1226, 1135, 1047, 1290                         failed: nothing began; again when the database
+        not there, full, read-only                                   has other hosts: another may be the primary
     1317, 1969, 3024, a time-out                                     failed; at COMMIT: unknown
     1180 and everything else                                         failed; at COMMIT: unknown
 
@@ -27,12 +27,15 @@ from enum import Enum
 _AWAY = {
     1021: "its disk is full",
     1040: "too many connections",
+    1041: "it is out of memory",
     1047: "the Galera node is not ready",
     1053: "it is shutting down",
     1114: "its disk is full",
+    1135: "it cannot make a thread",
     1146: "it has no tables of ours",  # it is new: watch.py makes them
     1180: "the commit failed",
     1203: "too many connections of this user",
+    1226: "this user has had its share",
     1290: "it is read-only",
     1927: "the connection was killed",
     2003: "cannot connect",
@@ -53,10 +56,10 @@ _BUSY = {
 _REFUSED = frozenset({1044, 1142, 1227})
 """No right to do this: it will not go away by itself."""
 
-GONE, CANNOT_CONNECT, READ_ONLY, NOT_READY = 2006, 2003, 1290, 1047
+GONE, LOST, CANNOT_CONNECT, READ_ONLY, NOT_READY = 2006, 2013, 2003, 1290, 1047
 _UNDONE = frozenset({1205, 1213})
 _LOST = frozenset({1053, 1927, 2006, 2013})
-_NOT_BEGUN = frozenset({1040, 1047, 1146, 1203, 1290, 2003}) | _REFUSED
+_NOT_BEGUN = frozenset({1040, 1047, 1135, 1146, 1203, 1226, 1290, 2003}) | _REFUSED
 """The server says so before it looks at the statement."""
 _ELSEWHERE = _NOT_BEGUN - _REFUSED - {1146}
 """Of those, what another host may not say."""

@@ -21,9 +21,11 @@ that it is read-only now, all connections to it are dropped. So a primary that h
 
 Connections are in autocommit mode: without it, the first SELECT would freeze what a connection sees until
 it commits. A connection that comes back inside a transaction is closed, which rolls it back. One whose
-query is cancelled is closed by aiomysql itself, since the answer would be read by the next user; so that the
-server does not go on with it, it is told the time-out as well. A connection of MAX_AGE_SECONDS is replaced: a
-server's memory for it only grows, and a name may have another address by now.
+query is cancelled is closed by aiomysql itself, since the answer would be read by the next user. A connection of
+MAX_AGE_SECONDS is replaced: a server's memory for it only grows, and a name may have another address by now.
+
+The server is told to end a statement after SERVER_SHARE of the time-out. So it is the server who says that one is
+too slow or waits for a lock, while we still listen. One from which nobody has heard for longer hangs.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ from typing import Any
 import aiomysql
 from pymysql.constants import FIELD_TYPE
 from pymysql.converters import conversions
-from pymysql.err import Error, InterfaceError
+from pymysql.err import Error, InterfaceError, OperationalError
 
 from scaleup.app import request_id
 from scaleup.app.address import DatabaseAddress
@@ -51,6 +53,7 @@ from scaleup.app.encryption import Connection
 from scaleup.app.outcomes import (
     CANNOT_CONNECT,
     GONE,
+    LOST,
     NOT_READY,
     READ_ONLY,
     DatabaseAwayError,
@@ -71,6 +74,10 @@ MAX_WAITING = 1024
 """Requests that wait for a connection, whatever the estimate says: each costs memory."""
 WAIT_SHARE = 0.5
 """What of its time a use may spend waiting for its connection; the rest is for what it came for."""
+SERVER_SHARE = 0.8
+"""What of a use's time the server may spend on one statement: its answer has to arrive before we give up."""
+LOCK_SHARE = 0.5
+"""What of it a statement may wait for a lock: then there is time to do all of it again."""
 WARM_CONNECTIONS = 2
 """Made before the first request, which need not wait for a login then."""
 SLOW_QUERY_SECONDS = 0.25
@@ -81,14 +88,29 @@ _SMOOTHING = 1 / 32
 
 
 class _Cursor(aiomysql.Cursor):  # type: ignore[misc] # aiomysql has no types
-    """Tells slow queries, and asks for no warnings: aiomysql would, a round trip, to give them to `warnings`."""
+    """Tells slow queries, and asks for no warnings: aiomysql would, a round trip, to give them to `warnings`.
+
+    `answered`: when the server last did, by the loop's clock.
+    """
+
+    answered = -math.inf
 
     async def execute(self, query: str, args: Any = None) -> Any:
         clock = asyncio.get_running_loop().time
         begun = clock()
         try:
             return await super().execute(query, args)
+        except Error:
+            raise
+        except RuntimeError as error:  # uvloop's, on writing to what was reset since the last answer
+            self.connection.close()
+            raise OperationalError(LOST, str(error)) from error
+        except Exception:  # an answer that cannot be read: the rest of it is still on its way
+            self.connection.close()
+            raise
         finally:
+            if not self.connection.closed:
+                self.answered = clock()
             if (seconds := clock() - begun) > SLOW_QUERY_SECONDS:  # also of one that was given up
                 text, request = " ".join(query.split()), request_id.current.get()
                 log.warning("slow query, %.0f ms, request %s: %s", seconds * 1000, request, text)
@@ -140,6 +162,8 @@ class Pool:
         self._idle: deque[_Connection] = deque()
         """The last given back is taken first; the others may grow old."""
         self._mean_use_seconds = 0.0
+        self._heard = -math.inf
+        """When the server last answered anybody."""
         self._current = 0  # of the address's endpoints
         self._closed = False
 
@@ -157,8 +181,8 @@ class Pool:
         """An aiomysql cursor on a connection of one's own. `timeout`: more than the pool's: a new connection.
         `watching`: one beyond `size`, so that a server can be looked at when it has much to do.
 
-        Raises DatabaseAwayError when the database is not there or too slow, DatabaseOverloadedError when all
-        connections are in use for too long; other errors of SQL are pymysql's.
+        Raises DatabaseAwayError when the database is not there or hangs, DatabaseBusyError when it is too slow,
+        DatabaseOverloadedError when all connections are in use for too long; other errors of SQL are pymysql's.
         """
         limit = self.timeout if timeout is None else timeout
         clock = asyncio.get_running_loop().time
@@ -173,7 +197,10 @@ class Pool:
                     begun = clock()
                     try:
                         async with connection.raw.cursor(_Cursor) as cursor:
-                            yield cursor
+                            try:
+                                yield cursor
+                            finally:
+                                self._heard = max(self._heard, cursor.answered)
                     finally:
                         self.in_use -= not watching
                         if not watching and limit <= self.timeout:  # a migration says nothing of requests
@@ -184,6 +211,8 @@ class Pool:
         except TimeoutError:
             if limit < self.timeout:  # it says more of who had so little time than of the database
                 raise DatabaseBusyError(f"no answer within the {limit:.3f} s that were left") from None
+            if clock() - self._heard < limit * SERVER_SHARE:
+                raise DatabaseBusyError(f"it was not done within {limit:g} s") from None
             raise self._away(DatabaseAwayError(f"no answer within {limit:g} s")) from None
         except Error as error:
             told = _classify(error)
@@ -382,9 +411,10 @@ async def _settle(raw: Any, *, may_be_read_only: bool) -> None:
 
 
 async def _limit(raw: Any, seconds: float) -> None:
-    """Tell the server how long a statement may take: what we no longer wait for, it need not finish."""
+    """Tell the server how long a statement may take, of a use that may take so many seconds."""
     version = raw.get_server_info().lower()
-    lock_wait = f"innodb_lock_wait_timeout = {max(1, math.ceil(seconds))}"
+    lock_wait = f"innodb_lock_wait_timeout = {max(1, int(seconds * LOCK_SHARE))}"
+    seconds *= SERVER_SHARE
     if "mariadb" in version:
         limits = f"max_statement_time = {seconds:.3f}, {lock_wait}"
     elif "embedded" in version:  # it knows no such variables

@@ -33,10 +33,17 @@ class ProblemError(Exception):
     """Raised by a view, answered by the middleware."""
 
     def __init__(
-        self, status: int, detail: str, *, field: str | None = None, headers: Mapping[str, str] | None = None
+        self,
+        status: int,
+        detail: str,
+        *,
+        field: str | None = None,
+        outcome: str | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(detail)
-        self.status, self.detail, self.field, self.headers = status, detail, field, headers
+        self.status, self.detail, self.headers = status, detail, headers
+        self.field, self.outcome = field, outcome
 
 
 def problem(
@@ -59,7 +66,8 @@ async def answer_problems(request: web.Request, handler: Handler) -> web.StreamR
     try:
         return await handler(request)
     except ProblemError as error:
-        return problem(error.status, error.detail, field=error.field, headers=error.headers)
+        members = {"field": error.field, "outcome": error.outcome}
+        return problem(error.status, error.detail, headers=error.headers, **members)
     except InvalidLinkError as error:
         return problem(400, f"{error.field} {error}", field=error.field)
     except DatabaseAwayError as error:

@@ -7,17 +7,13 @@ is refused and who balances turns elsewhere; half of them for requests in progre
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
 import socket
 from collections.abc import Sequence
 from functools import partial
 
-from pymysql.err import Error
-
 from scaleup.app.metrics import measure
-from scaleup.app.outcomes import DatabaseAwayError
 from scaleup.app.pool import Pool
 from scaleup.app.replicas import REPLICA_SHARE, Replica, Replicas
 from scaleup.app.server import HttpServer
@@ -25,7 +21,7 @@ from scaleup.app.settings import AppSettings
 from scaleup.app.store import Store
 from scaleup.app.transactions import Transactions
 from scaleup.app.upkeep import Clicks, keep_forgetting
-from scaleup.app.views import Views, now
+from scaleup.app.views import Views
 from scaleup.app.watch import Watch
 from scaleup.net.sockets import endpoint_of
 from scaleup.processes import Process
@@ -57,12 +53,7 @@ async def serve(settings: AppSettings, process: Process, sockets: Sequence[socke
     async def database_readiness() -> str | None:
         if reading.usable:  # links can be read, whatever befalls the primary
             return None
-        if watch.reason is None:
-            try:
-                await store.ping()
-            except DatabaseAwayError as error:
-                return str(error)
-        return watch.reason
+        return await watch.readiness()
 
     process.add_readiness(database_readiness)
     views = Views(
@@ -83,13 +74,15 @@ async def serve(settings: AppSettings, process: Process, sockets: Sequence[socke
     try:
         async with asyncio.TaskGroup() as tasks:
             watching = tasks.create_task(watch.run(), name="watch the database")
-            forgetting = tasks.create_task(keep_forgetting(store, now), name="forget old keys")
+            forgetting = tasks.create_task(keep_forgetting(store), name="forget old keys")
             looking = tasks.create_task(reading.run(), name="watch the replicas")
+            tasks.create_task(stopping_ends(watch.asked, process.stopping), name="wait for the end")
             tasks.create_task(clicks.keep_flushing(process.stopping), name="write the clicks")
             await server.start(sockets)
             log.info("listening on %s", ", ".join(str(endpoint_of(sock)) for sock in sockets))
             await watch.asked.wait()  # a refusal ends us here, before anybody has counted on us
-            process.ready()
+            if not process.stopping.is_set():
+                process.ready()
             await process.stopping.wait()
             server.drain()
             if not process.orphaned:  # else nobody is left to notice
@@ -99,6 +92,11 @@ async def serve(settings: AppSettings, process: Process, sockets: Sequence[socke
             looking.cancel()
     finally:
         await server.stop()
-        with contextlib.suppress(DatabaseAwayError, Error):
-            await clicks.flush()
+        await clicks.write_last(settings.database_timeout)
         await asyncio.gather(*(it.close() for it in (pool, *replicas)))
+
+
+async def stopping_ends(waiting: asyncio.Event, stopping: asyncio.Event) -> None:
+    """Who is told to stop waits for nothing else."""
+    await stopping.wait()
+    waiting.set()

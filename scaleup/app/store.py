@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from pymysql.err import Error, IntegrityError
@@ -34,13 +34,14 @@ DELETE = "DELETE FROM links WHERE code = %s"
 SELECT_URL = "SELECT code, url FROM links WHERE code IN (%s)"
 COUNT_CLICKS = "UPDATE links SET clicks = clicks + %s WHERE code = %s"
 INSERT_KEY = (
-    "INSERT INTO idempotency_keys (idempotency_key, fingerprint, response, created) VALUES (%s, %s, %s, %s)"
+    "INSERT INTO idempotency_keys (idempotency_key, fingerprint, response, created) "
+    "VALUES (%s, %s, %s, UTC_TIMESTAMP(6))"
 )
 SELECT_KEY = "SELECT fingerprint, response FROM idempotency_keys WHERE idempotency_key = %s"
 OLDEST_KEY = "SELECT id FROM idempotency_keys ORDER BY id LIMIT 1"
+NEWEST_KEY = "SELECT created FROM idempotency_keys ORDER BY id DESC LIMIT 1"
 DELETE_KEYS = "DELETE FROM idempotency_keys WHERE id < %s AND created < %s"
 WHO = "SELECT VERSION(), CONNECTION_ID()"
-PING = "SELECT 1"
 
 _DUPLICATE = 1062
 
@@ -135,7 +136,7 @@ class Store:
 
         async def work(cursor: Any) -> str:
             try:
-                await cursor.execute(INSERT_KEY, (key.text, key.fingerprint, response, created))
+                await cursor.execute(INSERT_KEY, (key.text, key.fingerprint, response))
             except IntegrityError as error:
                 if error.args[0] != _DUPLICATE:
                     raise
@@ -145,15 +146,20 @@ class Store:
 
         return await self._write(self._transactions.transaction(work, repeatable=True))
 
-    async def forget_keys(self, before: datetime) -> int:
-        """Delete keys that are older, the oldest first, KEYS_AT_A_TIME at most; how many."""
+    async def forget_keys(self, kept: timedelta) -> int:
+        """Delete keys that are so much older than the newest, the oldest first, KEYS_AT_A_TIME at most; how many.
+
+        All dates are by the database's clock: an application whose own goes wrong would forget the others' keys.
+        """
 
         async def work(cursor: Any) -> int:
             await cursor.execute(OLDEST_KEY)
-            row = await cursor.fetchone()
-            if row is None:
+            oldest = await cursor.fetchone()
+            await cursor.execute(NEWEST_KEY)
+            newest = await cursor.fetchone()
+            if oldest is None or newest is None:
                 return 0
-            await cursor.execute(DELETE_KEYS, (row[0] + KEYS_AT_A_TIME, before))
+            await cursor.execute(DELETE_KEYS, (oldest[0] + KEYS_AT_A_TIME, newest[0] - kept))
             return int(cursor.rowcount)
 
         forgotten, _ = await self._transactions.transaction(work, repeatable=True)
@@ -245,12 +251,6 @@ class Store:
         version, connection = str(row[0]), int(row[1])
         known = (name for name in ("mariadb", "embedded") if name in version.lower())
         return Server(next(known, "mysql"), version, connection)
-
-    async def ping(self) -> None:
-        async def work(cursor: Any) -> None:
-            await cursor.execute(PING)
-
-        await self._transactions.read(work)
 
 
 def for_many(query: str, count: int) -> str:

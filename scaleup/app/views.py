@@ -108,7 +108,7 @@ class Views:
                 continue
         if code is not None:
             raise ProblemError(409, f"the code {code!r} is taken", field="code")
-        raise ProblemError(503, "no free code was found", headers=RETRY)
+        raise ProblemError(503, "no free code was found", outcome="failed", headers=RETRY)
 
     async def page(self, request: web.Request) -> web.Response:
         limit = _number(request, "limit", 1, MAX_PAGE_SIZE) or PAGE_SIZE

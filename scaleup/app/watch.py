@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pymysql.err import Error
 
 from scaleup.app.migrate import migrate
-from scaleup.app.outcomes import DatabaseAwayError, DatabaseRefusesError
+from scaleup.app.outcomes import DatabaseAwayError, DatabaseBusyError, DatabaseRefusesError
 from scaleup.app.pool import Pool
 from scaleup.errors import StartupError
 
@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 0.25
 """Between tries: with the pool's time-out it bounds how late we see the database come back."""
+ASKED_SECONDS = 10.0
+"""After it nobody waits any longer to hear whether we are refused: a migration takes its time, and who started us
+does not wait for so long (30 s, processes/keeper.py)."""
 RECHECK_SECONDS = 1.0
 """Of several hosts: how late at most we see that another is the primary now."""
 
@@ -41,11 +44,12 @@ class Watch:
         self._pool, self._tell = pool, tell
         self._wake = asyncio.Event()
         self.asked = asyncio.Event()
-        """Set when the database has been asked for the first time, whatever came of it."""
+        """Set when the database has been asked for the first time, whatever came of it, or asking takes long."""
         pool.on_away = self._found_away
 
     async def run(self) -> None:
         """Until cancelled. Raises StartupError when the database cannot become usable by waiting."""
+        long = asyncio.get_running_loop().call_later(ASKED_SECONDS, self._takes_long)
         try:
             await self._until_usable()
         except DatabaseRefusesError as error:
@@ -54,6 +58,8 @@ class Watch:
                 "--database-password-file or the environment variable SCALEUP_APP_DATABASE_PASSWORD; who may not "
                 "change the schema needs it up to date: python -m scaleup.app migrate"
             ) from None
+        finally:
+            long.cancel()
         while True:
             await self._until_away()
             try:
@@ -61,6 +67,18 @@ class Watch:
             except StartupError as error:  # a newer version of us has migrated: that is its business
                 log.warning("%s", error)
                 self._become_usable()
+
+    async def readiness(self) -> str | None:
+        """Why the database cannot be used; it is asked now. One that is busy is there."""
+        if self.reason is None:
+            try:
+                async with self._pool.cursor(watching=True) as cursor:
+                    await cursor.execute("SELECT 1")
+            except DatabaseBusyError:
+                return None
+            except (DatabaseAwayError, Error) as error:
+                return str(error)
+        return self.reason
 
     async def _until_away(self) -> None:
         while not self._wake.is_set():
@@ -72,19 +90,26 @@ class Watch:
                 await self._pool.recheck()
 
     async def _until_usable(self, *, patient: bool = False) -> None:
-        """`patient`: a refusal is waited for as well; a password may be in the middle of being changed."""
+        """`patient`: a refusal is waited for as well; a password may be in the middle of being changed. So is any
+        other error: links may be read all the same.
+        """
         while True:
             try:
                 await migrate(self._pool)
                 await self._pool.warm()
-            except DatabaseAwayError as error:
-                if isinstance(error, DatabaseRefusesError) and not patient:
+            except (DatabaseAwayError, Error) as error:
+                if isinstance(error, DatabaseRefusesError | Error) and not patient:
                     raise
                 self._found_away(str(error))
                 self.asked.set()  # not in _found_away: the pool calls it of a refusal, too
             else:
                 return self._become_usable()
             await asyncio.sleep(RETRY_SECONDS)
+
+    def _takes_long(self) -> None:
+        if not self.asked.is_set():
+            self.reason = "the database's schema is being brought up to date"
+            self.asked.set()
 
     def _found_away(self, reason: str) -> None:
         if not self._wake.is_set():

@@ -18,5 +18,6 @@ The embedded engine, MySQL's protocol in front of SQLite, is for trying things o
     sqlite        one client's connection: transactions, ids, errors
     embedded      the protocol
 
-Nothing restarts by itself: when the server dies, this process says so and ends with 1.
+Replicas and Galera's nodes are started again when they die. A server alone, or the primary, is not: this process
+says so and ends with 1.
 """

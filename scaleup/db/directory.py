@@ -1,7 +1,7 @@
 """The directory with the data: kept, or temporary and removed at the end.
 
     DIR/lock           held (flock) as long as we live: two servers on the same data would destroy them
-    DIR/mariadb/       a MariaDB's data directory
+    DIR/mariadb/       a MariaDB's data directory; DIR/replica1/ … of its replicas, DIR/node2/ … of further nodes
     DIR/mysql/         a MySQL's
     DIR/links.sqlite   the embedded engine's file
 
@@ -94,7 +94,7 @@ class DataDirectory:
 
 def _try_lock(path: Path) -> int | None:
     """The descriptor that holds the lock, or None when somebody else holds it."""
-    descriptor = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    descriptor = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -104,9 +104,17 @@ def _try_lock(path: Path) -> int | None:
 
 
 def _remove_abandoned() -> None:
-    for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*/{_LOCK}"):
-        with contextlib.suppress(OSError):  # another user's, or just being removed
-            lock = _try_lock(path.parent)
+    for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError):  # just being removed, or none of ours
+            if not _is_ours(path):
+                continue
+            lock = _try_lock(path)
             if lock is not None:
-                shutil.rmtree(path.parent, ignore_errors=True)
+                shutil.rmtree(path, ignore_errors=True)
                 os.close(lock)
+
+
+def _is_ours(path: Path) -> bool:
+    """Anybody may put something into /tmp that looks like it. (`give_to` gives away the directory only.)"""
+    lock = (path / _LOCK).lstat()
+    return stat.S_ISDIR(path.lstat().st_mode) and stat.S_ISREG(lock.st_mode) and lock.st_uid == os.geteuid()

@@ -29,7 +29,7 @@ from pymysql.err import Error
 
 from scaleup.db.directory import DataDirectory
 from scaleup.db.engines import Choice
-from scaleup.db.mariadb import Part, ServerEngine, find
+from scaleup.db.mariadb import Part, ServerEngine, find, reachable, socket_beside
 from scaleup.db.settings import DbSettings
 from scaleup.errors import ConfigurationError, StartupError
 from scaleup.net.addresses import Endpoint
@@ -83,7 +83,11 @@ class GaleraEngine:
             if not node.data.exists():
                 await node.copy_from(first)
             await node.install()
-        sockets = [sock, *(self._socket(number) for number in range(1, len(self._nodes)))]
+        option = f"--galera {len(self._nodes)}"
+        sockets = [
+            sock,
+            *(socket_beside(self._settings.listen, number, option) for number in range(1, len(self._nodes))),
+        ]
         groups = [self._free_endpoint() for _ in self._nodes]
         for node, its_socket, group in zip(self._nodes, sockets, groups, strict=True):
             node.take(its_socket)
@@ -115,17 +119,9 @@ class GaleraEngine:
         await asyncio.gather(*(node.stop(grace / 2) for node in others))
         await first.stop(grace / 2)
 
-    def _socket(self, number: int) -> socket.socket:
-        first = self._settings.listen
-        port = first.port + number if first.port else 0
-        return listening(Endpoint(first.host, port), f"--galera {len(self._nodes)}")
-
     def _free_endpoint(self) -> Endpoint:
         """For what nodes say to each other."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(
-            self._settings.listen.host, self._settings.listen.host
-        )
-        with listening(Endpoint(host, 0), "--galera") as sock:
+        with listening(Endpoint(reachable(self._settings.listen.host), 0), "--galera") as sock:
             return endpoint_of(sock)
 
     def _part(self, node: ServerEngine, group: Endpoint, groups: Sequence[Endpoint]) -> Part:

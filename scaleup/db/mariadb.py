@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import pwd
 import re
@@ -32,9 +31,8 @@ from scaleup.db.engines import PROGRAMS, Choice
 from scaleup.db.program import Program
 from scaleup.db.settings import DbSettings
 from scaleup.errors import StartupError
-from scaleup.net.sockets import endpoint_of
-
-log = logging.getLogger(__name__)
+from scaleup.net.addresses import Endpoint
+from scaleup.net.sockets import endpoint_of, listening
 
 POLL_SECONDS = 0.05
 LOGIN_SECONDS = 2.0
@@ -298,10 +296,9 @@ class ServerEngine:
     async def ask(self, query: str) -> Sequence[tuple[object, ...]]:
         """As the application's user. Raises pymysql's Error, TimeoutError."""
         settings = self._settings
-        anywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}
         async with asyncio.timeout(LOGIN_SECONDS):
             connection = await aiomysql.connect(
-                host=anywhere.get(self.endpoint.host, self.endpoint.host),
+                host=reachable(self.endpoint.host),
                 port=self.endpoint.port,
                 user=settings.user,
                 password=self._password.encode().decode("latin1"),  # aiomysql encodes it as latin1
@@ -327,6 +324,16 @@ class ServerEngine:
     def _own(self, path: Path) -> None:
         if self._user is not None:
             shutil.chown(path, self._user)
+
+
+def reachable(host: str) -> str:
+    """Where one is found that listens there: everywhere is not an address to connect to."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+
+
+def socket_beside(first: Endpoint, number: int, option: str) -> socket.socket:
+    """That of a further server: so many ports after the first one's, or at any."""
+    return listening(Endpoint(first.host, first.port + number if first.port else 0), option)
 
 
 def _somebody_else(data: Path) -> str:

@@ -2,7 +2,7 @@
 
 Replication is MariaDB's: asynchronous, by GTID. A commit is acknowledged when the primary has it; replicas have it
 a little later, and a primary that is lost for good takes with it what they did not get. So who promotes a replica
-decides to lose that, and nobody here does it by himself: docs/app.md has the steps.
+decides to lose that, and nobody here does it by himself: docs/cluster.md has the steps.
 
 A replica begins as a copy of the primary's data, taken while neither runs, with the primary's binary log: both
 recover to the same GTID, and from there on the replica follows. It writes a binary log of its own
@@ -24,11 +24,9 @@ from pathlib import Path
 
 from scaleup.db.directory import DataDirectory
 from scaleup.db.engines import Choice
-from scaleup.db.mariadb import Part, ServerEngine
+from scaleup.db.mariadb import Part, ServerEngine, reachable, socket_beside
 from scaleup.db.settings import DbSettings
 from scaleup.errors import ConfigurationError, StartupError
-from scaleup.net.addresses import Endpoint
-from scaleup.net.sockets import listening
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +73,8 @@ class ReplicatedEngine:
         async with asyncio.TaskGroup() as tasks:
             for number, replica in enumerate(self.replicas, 1):
                 arguments = (*self._arguments(number + 1), "--read-only=ON", "--skip-slave-start")
-                replica.take(self._socket(number))
+                option = f"--replicas {len(self.replicas)}"
+                replica.take(socket_beside(self._settings.listen, number, option))
                 replica.part = Part(arguments, _UNLOGGED, self._for_a_replica())
                 begin = Part(arguments, _UNLOGGED, (_BEGIN, *replica.part.statements))
                 tasks.create_task(replica.launch(begin if replica.is_copied else None))
@@ -96,11 +95,6 @@ class ReplicatedEngine:
         """The replicas last: they get what the primary wrote to its end."""
         await self._primary.stop(grace / 2)
         await asyncio.gather(*(replica.stop(grace / 2) for replica in self.replicas))
-
-    def _socket(self, number: int) -> socket.socket:
-        first = self._settings.listen
-        port = first.port + number if first.port else 0
-        return listening(Endpoint(first.host, port), f"--replicas {len(self.replicas)}")
 
     def _arguments(self, number: int) -> tuple[str, ...]:
         durable = ("--sync-binlog=1",) if self._keep else ()
@@ -123,7 +117,7 @@ class ReplicatedEngine:
 
     def _for_a_replica(self) -> tuple[str, ...]:
         where = self._primary.endpoint
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(where.host, where.host)
+        host = reachable(where.host)
         return (
             f"CHANGE MASTER TO MASTER_HOST='{host}', MASTER_PORT={where.port}, MASTER_USER='{USER}', "
             f"MASTER_PASSWORD='{self._password}', MASTER_USE_GTID=slave_pos, MASTER_CONNECT_RETRY=1",

@@ -82,7 +82,9 @@ class App:
 
 
 @contextlib.asynccontextmanager
-async def run_app(server: DatabaseServer, **settings: object) -> AsyncIterator[App]:
+async def run_app(
+    server: DatabaseServer, *, until_listening: bool = True, **settings: object
+) -> AsyncIterator[App]:
     endpoint = Endpoint("127.0.0.1", free_port())
     given = {"node": "app7", "drain": 0.0, "database_password": database_servers.PASSWORD} | settings
     process = _Process("app7")
@@ -96,7 +98,8 @@ async def run_app(server: DatabaseServer, **settings: object) -> AsyncIterator[A
             ) as client,
         ):
             tasks.create_task(serve(complete, process))
-            await process.listening.wait()
+            if until_listening:
+                await process.listening.wait()
             yield App(client, endpoint, process)
             process.stopping.set()
     finally:

@@ -232,6 +232,13 @@ async def test_a_write_that_nobody_will_wait_for_is_not_begun(app: App) -> None:
     await answer(app, "GET", "/readyz", 200)
 
 
+async def test_when_no_code_is_free_nothing_was_done(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    await app.add(code="taken")
+    monkeypatch.setattr("scaleup.app.views.new_code", lambda _below: "taken")
+    problem, _ = await answer(app, "POST", "/api/links", 503, json={"url": URL})
+    assert problem["outcome"] == "failed"
+
+
 async def test_the_log_says_which_request(database: DatabaseServer, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", logger="scaleup.app.access")
     async with run_app(database, access_log=True) as app:

@@ -16,7 +16,7 @@ from needs import requires
 
 from scaleup.app.address import DatabaseAddress
 from scaleup.app.migrate import Migration, migrate, migrations
-from scaleup.app.migrate_command import report
+from scaleup.app.migrate_command import make_user, report
 from scaleup.app.outcomes import DatabaseRefusesError
 from scaleup.app.pool import Pool
 from scaleup.app.watch import Watch
@@ -75,6 +75,19 @@ def administered(mariadb: DatabaseServer) -> Iterator[DatabaseServer]:
     )
     yield mariadb
     mariadb.as_owner("DROP USER admin@'%'; DROP USER IF EXISTS few@'%'")
+
+
+@requires("mariadbd", "mariadb")
+async def test_a_user_is_never_without_a_password(administered: DatabaseServer) -> None:
+    administered.as_owner(
+        "INSTALL SONAME 'simple_password_check'"
+    )  # the server refuses one, and those of children
+    pool = Pool(DatabaseAddress("admin", administered.endpoint, "scaleup"), PASSWORD, size=1, timeout=2.0)
+    try:
+        await make_user(pool, "few", "Long enough, 1")
+    finally:
+        administered.as_owner("UNINSTALL SONAME 'simple_password_check'")
+        await pool.close()
 
 
 @pytest.mark.slow

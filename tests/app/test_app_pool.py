@@ -206,6 +206,38 @@ async def test_when_one_connection_does_not_answer_the_idle_ones_are_not_tried_o
         assert pool.idle == 0
 
 
+@requires("mariadbd")
+async def test_who_waits_for_a_lock_does_not_take_the_database_for_away(mariadb: DatabaseServer) -> None:
+    mariadb.execute("CREATE TABLE links (id BIGINT NOT NULL PRIMARY KEY) AS SELECT 1 AS id")
+    async with make_pool(mariadb, timeout=0.3) as pool:
+        reasons: list[str] = []
+        pool.on_away = reasons.append
+        await pool.warm()
+        with mariadb.connection() as other, other.cursor() as cursor:
+            cursor.execute("BEGIN")
+            cursor.execute("SELECT id FROM links FOR UPDATE")
+            with pytest.raises(DatabaseBusyError, match="took too long"):
+                await ask(pool, "SELECT id FROM links FOR UPDATE")
+        assert (reasons, pool.idle) == ([], 2)
+
+
+@requires("mariadbd")
+async def test_a_server_that_has_just_answered_is_not_away_when_time_is_up(mariadb: DatabaseServer) -> None:
+    async with make_pool(mariadb, timeout=0.3) as pool:
+        reasons: list[str] = []
+        pool.on_away = reasons.append
+        await pool.warm()
+
+        async def ask_on_and_on() -> None:
+            async with pool.cursor() as cursor:
+                while True:
+                    await cursor.execute("SELECT SLEEP(0.05)")
+
+        with pytest.raises(DatabaseBusyError, match=r"not done within 0\.3 s"):
+            await ask_on_and_on()
+        assert (reasons, pool.idle) == ([], 1)
+
+
 async def test_what_is_not_mysql_is_the_database_being_away() -> None:
     async def http(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n" + bytes(9000000))
@@ -231,6 +263,26 @@ async def test_a_connection_that_died_while_idle_is_not_used(pool: Pool, databas
     connection._writer.write_eof()  # the server closes its side, too
     await until(lambda: connection._reader is None or connection._reader.eof_received)
     assert await ask(pool) == 1
+
+
+async def test_a_connection_that_is_reset_between_two_statements_is_lost(pool: Pool) -> None:
+    async with pool.cursor() as cursor:
+        await cursor.execute("SELECT 1")
+        writer = cursor.connection._writer
+        writer.transport.abort()  # what uvloop does by itself then
+        await writer.wait_closed()
+        with pytest.raises(OperationalError, match=r"2013.*closed"):
+            await cursor.execute("SELECT 1")
+    assert (await ask(pool), pool.idle) == (1, 1)
+
+
+@requires("mariadbd")
+async def test_an_answer_that_cannot_be_read_is_not_left_to_the_next(mariadb: DatabaseServer) -> None:
+    async with make_pool(mariadb) as pool:
+        with pytest.raises(ValueError, match="year 0"):
+            await ask(pool, "SELECT CAST('0000-00-00' AS DATETIME) FROM seq_1_to_9")
+        assert pool.idle == 0
+        assert await ask(pool) == 1
 
 
 async def test_every_read_is_fresh(pool: Pool, database: DatabaseServer) -> None:
@@ -295,6 +347,20 @@ async def test_a_server_that_does_not_let_us_in_is_a_refusal(answer: bytes) -> N
     async with listening(refuse) as pool:
         with pytest.raises(DatabaseRefusesError, match=r"127\.0\.0\.1:\d+: .*(not allowed|never heard)"):
             await ask(pool)
+
+
+@pytest.mark.parametrize("code", [1040, 1041, 1135, 1226])
+async def test_a_server_that_cannot_let_us_in_now_is_away(code: int) -> None:
+    answer = b"\xff" + code.to_bytes(2, "little") + b"#08004come back later"
+
+    async def full(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(len(answer).to_bytes(3, "little") + b"\0" + answer)
+        writer.close()
+
+    async with listening(full) as pool:
+        with pytest.raises(DatabaseAwayError) as caught:
+            await ask(pool)
+        assert type(caught.value) is DatabaseAwayError
 
 
 async def test_a_wrong_password_is_a_refusal(database: DatabaseServer) -> None:
@@ -374,11 +440,11 @@ async def test_who_would_wait_too_long_is_not_let_in(mariadb: DatabaseServer) ->
 @requires("mariadbd")
 async def test_the_server_itself_ends_what_nobody_waits_for(mariadb: DatabaseServer) -> None:
     async with make_pool(mariadb, timeout=5.0) as pool:
-        assert await ask(pool, "SELECT @@max_statement_time") == 5.0
-        assert await ask(pool, "SELECT @@innodb_lock_wait_timeout") == 5
+        assert await ask(pool, "SELECT @@max_statement_time") == 4.0
+        assert await ask(pool, "SELECT @@innodb_lock_wait_timeout") == 2
         async with pool.cursor(60.0) as cursor:
             await cursor.execute("SELECT @@max_statement_time")
-            assert await cursor.fetchone() == (60.0,)
+            assert await cursor.fetchone() == (48.0,)
         assert pool.idle == 1  # the one that may do more is not kept
         with pytest.raises(DatabaseBusyError, match="took too long"):
             await ask(pool, "SET STATEMENT max_statement_time = 0.01 FOR SELECT SLEEP(1), 1 FROM seq_1_to_9")

@@ -28,6 +28,7 @@ PARAMETERS: dict[str, tuple[object, ...]] = {
     "COUNT_CLICKS": (1, "c7"),
     "SELECT_KEY": ("k7",),
     "OLDEST_KEY": (),
+    "NEWEST_KEY": (),
     "DELETE_KEYS": (100, NOW),
 }
 """Of each query that looks for rows."""
@@ -50,7 +51,8 @@ async def filled(mariadb: DatabaseServer) -> DatabaseServer:
         await migrate(pool)
     with mariadb.connection() as connection, connection.cursor() as cursor:
         cursor.executemany(store.INSERT, [(f"c{n}", "https://example.org/", NOW) for n in range(ROWS)])
-        cursor.executemany(store.INSERT_KEY, [(f"k{n}", "f", "{}", NOW) for n in range(ROWS)])
+        by_the_hundred = store.INSERT_KEY.replace("UTC_TIMESTAMP(6)", "%s")  # which PyMySQL sends together
+        cursor.executemany(by_the_hundred, [(f"k{n}", "f", "{}", NOW) for n in range(ROWS)])
         cursor.execute("ANALYZE TABLE links, idempotency_keys")
     return mariadb
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import datetime
 from typing import Any
 
@@ -41,9 +41,9 @@ URL = "https://example.org/"
     ("codes", "before", "committing"),
     [
         ((1205, 1213), Then.AGAIN, Then.AGAIN),
-        ((2003, 1040, 1203, 1047, 1290, 1044, 1142), Then.FAILED, Then.FAILED),
+        ((2003, 1040, 1135, 1203, 1226, 1047, 1290, 1044, 1142), Then.FAILED, Then.FAILED),
         ((2006, 2013, 1927, 1053), Then.AGAIN, Then.UNKNOWN),
-        ((None, 1180, 1317, 1969, 3024, 1021), Then.FAILED, Then.UNKNOWN),
+        ((None, 1180, 1317, 1969, 3024, 1021, 1041), Then.FAILED, Then.UNKNOWN),
     ],
 )
 def test_the_table(codes: tuple[int | None, ...], before: Then, committing: Then) -> None:
@@ -53,7 +53,7 @@ def test_the_table(codes: tuple[int | None, ...], before: Then, committing: Then
 
 
 def test_another_host_may_take_what_this_one_does_not() -> None:
-    for code in (2003, 1040, 1203, 1047, 1290):
+    for code in (2003, 1040, 1135, 1203, 1226, 1047, 1290):
         assert then(code, committing=True, has_others=True) is Then.AGAIN
     for code in (1044, 1142, 1146):
         assert then(code, committing=True, has_others=True) is Then.FAILED
@@ -118,7 +118,7 @@ async def test_what_is_done_stays_done_when_the_position_is_not_told(
         pool.on_away = away.append
         transactions = Transactions(pool, chance=lambda: 0.0, follows=True)
         monkeypatch.setattr("scaleup.app.transactions.POSITION", "SELECT SLEEP(10), 0")
-        _, stand = await transactions.statement(lambda cursor: cursor.execute("SELECT SLEEP(0.3)"))
+        _, stand = await transactions.statement(lambda cursor: cursor.execute("SELECT SLEEP(0.2)"))
         assert (stand, away) == (UNKNOWN, [])
 
         async def stalls(*_: object) -> Stand:
@@ -389,5 +389,72 @@ async def test_an_application_that_stops_writes_its_clicks(store: Store, databas
         await asyncio.sleep(0)
         clicks.count("abc")
         stopping.set()
-    assert clicks.waiting == 0
+    await clicks.write_last(1.0)
+    assert (clicks.waiting, clicks.lost) == (0, 0)
     assert database.execute("SELECT clicks FROM links") == ((1,),)
+
+
+@contextlib.contextmanager
+def held(database: DatabaseServer) -> Iterator[None]:
+    """Somebody else is writing, for as long as that."""
+    with database.connection() as other, other.cursor() as cursor:
+        cursor.execute("BEGIN")
+        cursor.execute("UPDATE links SET clicks = clicks + 100")
+        yield
+        cursor.execute("COMMIT")
+
+
+async def test_who_stops_writes_no_further_batch(
+    store: Store, pool: Pool, database: DatabaseServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scaleup.app.upkeep.CODES_AT_A_TIME", 1)
+    monkeypatch.setattr("scaleup.app.upkeep.FLUSH_SECONDS", 0.01)
+    clicks, stopping = Clicks(store), asyncio.Event()
+    for code in ("a", "b", "c"):
+        await store.add(code, URL, NOW)
+        clicks.count(code)
+    async with asyncio.TaskGroup() as tasks:
+        with held(database):
+            tasks.create_task(clicks.keep_flushing(stopping))
+            await until(lambda: pool.in_use == 1)
+            stopping.set()
+    assert (clicks.waiting, clicks.lost) == (2, 0)
+
+
+async def test_the_last_clicks_get_no_more_time_than_there_is(
+    store: Store, database: DatabaseServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("scaleup.app.upkeep.CODES_AT_A_TIME", 1)
+    clicks = Clicks(store)
+    for code in ("a", "b"):
+        await store.add(code, URL, NOW)
+        clicks.count(code)
+    with held(database):
+        begun = time.monotonic()
+        await clicks.write_last(0.05)
+        assert time.monotonic() - begun < 0.5
+    assert (clicks.waiting, clicks.lost) == (0, 2)
+    assert "2 clicks were not written" in caplog.text
+
+
+@requires("mariadbd")
+async def test_a_batch_that_is_too_slow_is_halved(
+    mariadb: DatabaseServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scaleup.app.upkeep.CODES_AT_A_TIME", 16)
+    slow = "UPDATE links SET clicks = clicks + %s + SLEEP(0.02) WHERE code = %s"
+    monkeypatch.setattr("scaleup.app.store.COUNT_CLICKS", slow)
+    async with make_pool(mariadb) as pool:
+        await migrate(pool)
+    async with make_pool(mariadb, timeout=0.2) as pool, asyncio.timeout(5):
+        clicks = Clicks(Store(Transactions(pool, chance=lambda: 0.0)))
+        codes = [f"c{number}" for number in range(16)]
+        rows = ", ".join(f"('{code}', 'u', '{NOW}')" for code in codes)
+        mariadb.execute(f"INSERT INTO links (code, url, created) VALUES {rows}")
+        for code in codes:
+            clicks.count(code)
+        while clicks.waiting:
+            with contextlib.suppress(DatabaseBusyError):
+                await clicks.flush()
+        assert clicks.lost == 0
+        assert mariadb.execute("SELECT SUM(clicks) FROM links") == ((16,),)

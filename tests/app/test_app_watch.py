@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import aiohttp
 import pytest
 from app_harness import App, address_of, make_pool, run_app, until
 from database_servers import DatabaseServer, start_database
@@ -15,7 +17,7 @@ from needs import requires
 
 from bench.ports import free_port
 from scaleup.app.address import DatabaseAddress
-from scaleup.app.migrate import Migration, migrate, migrations
+from scaleup.app.migrate import LOCK, Migration, migrate, migrations
 from scaleup.app.pool import Pool
 from scaleup.app.watch import Watch
 from scaleup.errors import StartupError
@@ -104,6 +106,20 @@ async def test_a_restart_of_the_database_loses_nothing_that_was_acknowledged(dat
         await asyncio.to_thread(server.stop)
 
 
+async def test_who_has_too_much_to_do_is_ready(database: DatabaseServer) -> None:
+    """Else who balances sends its share to the others, which have too much to do already."""
+    async with make_pool(database, size=1, timeout=0.3) as pool, asyncio.TaskGroup() as tasks:
+        watch = Watch(pool)
+        watching = tasks.create_task(watch.run())
+        await watch.asked.wait()
+        async with pool.cursor(), asyncio.timeout(5):
+            assert await watch.readiness() is None
+            pool.on_away("somebody has lost a connection")
+            while await watch.readiness() is not None:  # noqa: ASYNC110 - it looks again
+                await asyncio.sleep(0.01)
+        watching.cancel()
+
+
 async def test_a_database_that_is_not_there_yet_is_waited_for() -> None:
     port = free_port()
     with contextlib.ExitStack() as stack:
@@ -148,6 +164,51 @@ async def test_an_unknown_database_ends_the_start(database: DatabaseServer) -> N
     with pytest.raises(StartupError, match=r"nosuch|there is 'scaleup'"):
         await Watch(pool).run()
     await pool.close()
+
+
+@contextlib.contextmanager
+def migrating(database: DatabaseServer) -> Iterator[None]:
+    """Another application is at it, and takes its time."""
+    with database.connection() as other, other.cursor() as cursor:
+        cursor.execute("SELECT GET_LOCK(%s, 0)", (LOCK,))
+        yield
+
+
+async def test_nobody_waits_for_the_end_of_a_migration(
+    database: DatabaseServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scaleup.app.watch.ASKED_SECONDS", 0.05)
+    async with asyncio.timeout(5):
+        with migrating(database):
+            async with run_app(database) as app, app.client.get("/readyz") as response:
+                assert response.status == 503
+                assert "is being brought up to date" in (await response.json())["detail"]
+
+
+async def test_who_is_stopped_in_a_migration_stops(database: DatabaseServer) -> None:
+    with migrating(database):
+        async with asyncio.timeout(5), run_app(database, until_listening=False) as app:
+            while True:
+                with contextlib.suppress(aiohttp.ClientConnectorError):
+                    assert await status(app, "/readyz") == 503
+                    break
+                await asyncio.sleep(0.01)
+
+
+async def test_an_error_that_nobody_foresaw_ends_no_running_process(
+    app: App, database: DatabaseServer
+) -> None:
+    database.empty()
+    database.execute("CREATE TABLE schema_migrations (nosuch INT NOT NULL PRIMARY KEY)")
+    assert await status(app) == 503
+    said = ""
+    while "version" not in said:  # the watch has met it
+        async with app.client.get("/readyz") as response:
+            assert response.status == 503
+            said = (await response.json())["detail"]
+    database.empty()
+    await app.until_ready()
+    assert await app.add()
 
 
 async def test_a_newer_schema_ends_the_start_but_not_a_running_process(database: DatabaseServer) -> None:

@@ -68,6 +68,30 @@ def test_strangers_are_left_alone(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"scaleup-db-without-lock", "other"}
 
 
+def test_what_strangers_put_there_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "lock").touch()
+    (tmp_path / "scaleup-db-trap").mkdir()
+    (tmp_path / "scaleup-db-trap" / "lock").symlink_to(tmp_path / "precious" / "lock")
+    (tmp_path / "scaleup-db-link").symlink_to(tmp_path / "precious")
+    DataDirectory.open(None).close()
+    names = {"precious", "scaleup-db-trap", "scaleup-db-link"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    with pytest.raises(StartupError, match=r"--data .*: "):
+        DataDirectory.open(tmp_path / "scaleup-db-trap")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_what_another_user_left_is_theirs(tmp_path: Path) -> None:
+    for name, owner in (("scaleup-db-theirs", 65534), ("scaleup-db-ours", 0)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "lock").touch()
+        os.chown(tmp_path / name, 65534, 65534)
+        os.chown(tmp_path / name / "lock", owner, owner)
+    DataDirectory.open(None).close()
+    assert [path.name for path in tmp_path.iterdir()] == ["scaleup-db-theirs"]
+
+
 def test_a_directory_of_other_things_is_not_taken_over(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(StartupError, match="other things in it"):

@@ -81,8 +81,9 @@ export class Store {
     return this.within(this.transaction(async (connection) => {
       try {
         const insert =
-          "INSERT INTO idempotency_keys (idempotency_key, fingerprint, response, created) VALUES (?, ?, ?, ?)";
-        await connection.execute(insert, [key.text, key.fingerprint, response, created]);
+          "INSERT INTO idempotency_keys (idempotency_key, fingerprint, response, created) " +
+          "VALUES (?, ?, ?, UTC_TIMESTAMP(6))";
+        await connection.execute(insert, [key.text, key.fingerprint, response]);
       } catch (error) {
         if (error.errno !== DUPLICATE) throw error;
         const select = "SELECT fingerprint, response FROM idempotency_keys WHERE idempotency_key = ?";

@@ -105,8 +105,8 @@ class Store:
             try:
                 cursor.execute(
                     "INSERT INTO idempotency_keys (idempotency_key, fingerprint, response, created) "
-                    "VALUES (%s, %s, %s, %s)",
-                    (key, fingerprint, response, created),
+                    "VALUES (%s, %s, %s, UTC_TIMESTAMP(6))",
+                    (key, fingerprint, response),
                 )
             except IntegrityError:
                 cursor.execute(
