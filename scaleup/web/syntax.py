@@ -2,8 +2,8 @@
 
 Two parsers that read the same bytes differently are how requests get smuggled, so nothing is repaired here. What
 the grammar does not have is refused, also where the RFC would let a recipient be lenient: a bare LF, folded lines,
-space before a colon, HTTP/1.2. A name with an underscore is refused as well, because CGI, WSGI and their kin
-take `Content_Length` for `Content-Length`.
+space before a colon, HTTP/1.2. A request's name with an underscore is refused as well, because CGI, WSGI and their
+kin take `Content_Length` for `Content-Length`; a response's is a name as any other.
 
 A head is checked as a whole by regular expressions that never go back: their quantifiers are possessive, so the
 time that a head takes grows with its length only.
@@ -28,11 +28,12 @@ MAX_RESPONSE_HEAD_BYTES = 64 * 1024
 MAX_FIELDS = 100
 
 _TOKEN = rb"[!#$%&'*+.^`|~0-9A-Za-z-]"
-_FIELD = rb"%b++:[\t\x20-\x7e\x80-\xff]*+\r\n" % _TOKEN
+_FIELD = rb"%b++:[\t\x20-\x7e\x80-\xff]*+\r\n"
 _METHOD = rb"[A-Z][A-Z0-9-]{0,31}+"
 _REQUEST_LINE = re.compile(rb"(%b) ([!-~]++) HTTP/1\.([01])\r\n" % _METHOD)
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9]{2})(?: [^\r\n]*+)?\r\n")
-_FIELDS = re.compile(rb"(?:%b)*+\r\n" % _FIELD)
+_REQUEST_FIELDS = re.compile(rb"(?:%b)*+\r\n" % (_FIELD % _TOKEN))
+_FIELDS = re.compile(rb"(?:%b)*+\r\n" % (_FIELD % _TOKEN.replace(b"^", b"^_")))
 _SPLIT = re.compile(rb"([^:]+):[ \t]*([^\r]*)\r\n")
 _FIRST_LINE_BEGUN = re.compile(rb"%b(?: [!-~]*+(?: [!-~]*+)?+)?+\r?" % _METHOD)
 _HOST = re.compile(rb"(?:[0-9A-Za-z._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
@@ -74,7 +75,7 @@ class ResponseHead:
 def read_request(head: bytes) -> RequestHead:
     """`head`: up to and with END. Raises SyntaxFault."""
     line = _REQUEST_LINE.match(head)
-    if line is None or not _FIELDS.fullmatch(head, line.end()):
+    if line is None or not _REQUEST_FIELDS.fullmatch(head, line.end()):
         raise SyntaxFault(400, "This is not HTTP as RFC 9112 has it.")
     method, target, minor = line.groups()
     if len(target) > MAX_LINE_BYTES:
@@ -115,7 +116,10 @@ def is_host(value: bytes) -> bool:
 
 
 def read_trailers(section: bytes) -> list[Field]:
-    """The fields after the last chunk; `section`: up to and with the empty line. Raises SyntaxFault."""
+    """The fields after the last chunk; `section`: up to and with the empty line. Raises SyntaxFault.
+
+    Those of a request go nowhere, so their names may be what a response's may.
+    """
     if not _FIELDS.fullmatch(section):
         raise SyntaxFault(400, "The trailers are not fields.")
     return _fields(section[:-2])[0]

@@ -238,6 +238,19 @@ async def test_trap_5_trailers_go_to_who_asks_but_for_what_a_header_must_hold() 
         client.writer.close()
 
 
+async def test_a_response_s_field_may_have_an_underscore_in_its_name() -> None:
+    """Which is a letter of names as any other (RFC 9110 §5.6.2); what is refused in requests is for CGI's sake."""
+    head = b"HTTP/1.1 200 OK\r\nX_Own: 1\r\nTransfer-Encoding: chunked\r\n\r\n"
+    app = Application(answering(head + b"3\r\nabc\r\n0\r\nx_sum: 2\r\n\r\n"))
+    async with running(app) as web:
+        answer = await web.ask(
+            b"GET /api/ HTTP/1.1\r\nHost: a\r\nTE: trailers\r\nConnection: TE, close\r\n\r\n"
+        )
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert b"\r\nX_Own: 1\r\n" in answer
+        assert answer.endswith(b"3\r\nabc\r\n0\r\nx_sum: 2\r\n\r\n")
+
+
 async def test_trap_5_the_trailers_of_a_request_end_here() -> None:
     app = Application()
     async with running(app) as web:

@@ -34,6 +34,7 @@ def test_a_response() -> None:
     for line in (b"HTTP/1.1 20", b"HTTP/1.1 600 x", b"HTTP/2 200 OK", b"HTTP/1.1  200 OK", b"ICY 200 OK"):
         with pytest.raises(SyntaxFault):
             read_response(response(line=line))
+    assert read_response(response(b"X_Own: 1")).named == {b"x_own": b"1"}
     with pytest.raises(SyntaxFault):
         read_response(response(b"Bad Name: 1"))
     with pytest.raises(SyntaxFault):
