@@ -30,6 +30,7 @@ from scaleup.web.stream import PIECE_BYTES, Stream
 from scaleup.web.syntax import (
     END,
     MAX_HEAD_BYTES,
+    MAX_LINE_BYTES,
     RequestHead,
     SyntaxFault,
     read_request,
@@ -210,7 +211,8 @@ class Connection(Stream):
                 return False
             length = request_length(head)
         except SyntaxFault as fault:
-            line = self.received.partition(b"\r\n")[0] if head is None else head.line()
+            # What is no request may have no end of a line in all that was read ahead.
+            line = head.line() if head else self.received[:MAX_LINE_BYTES].partition(b"\r\n")[0]
             refusal = self._server.refuse(self.peer, Problem(fault.status, str(fault), close=True))
             try:
                 await self._send(refusal, "HEAD" if self._asks_head else "GET", is_http11=True, is_last=True)

@@ -12,8 +12,10 @@ time that a head takes grows with its length only.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, wraps
+from typing import TypeVar
 
 Field = tuple[bytes, bytes]
 """A name and a value as they stood on the wire. Values are opaque (RFC 9110 §5.5): nothing is decoded."""
@@ -29,6 +31,28 @@ MAX_FIELDS = 100
 """Of a request, and of trailers."""
 MAX_RESPONSE_FIELDS = 500
 """All are read in one go, in which nobody else has a turn: these in two milliseconds at most."""
+
+MAX_REMEMBERED = 256
+"""Longer values are rare, and what is made of 8 KiB can take 130 KiB: a stranger could fill a cache with such."""
+
+_Text = TypeVar("_Text", str, bytes)
+_Made = TypeVar("_Made")
+
+
+def remembered(count: int) -> Callable[[Callable[[_Text], _Made]], Callable[[_Text], _Made]]:
+    """As functools.lru_cache, but only what is made of short values is kept."""
+
+    def decorate(make: Callable[[_Text], _Made]) -> Callable[[_Text], _Made]:
+        kept = lru_cache(count)(make)
+
+        @wraps(make)
+        def remember(text: _Text) -> _Made:
+            return kept(text) if len(text) <= MAX_REMEMBERED else make(text)
+
+        return remember
+
+    return decorate
+
 
 _TOKEN = rb"[!#$%&'*+.^`|~0-9A-Za-z-]"
 _FIELD = rb"%b++:[\t\x20-\x7e\x80-\xff]*+\r\n"
@@ -146,7 +170,7 @@ def _fields(block: bytes) -> tuple[list[Field], dict[bytes, bytes]]:
     return fields, named
 
 
-@lru_cache(256)  # there are few values of Connection, and each message has one
+@remembered(256)  # there are few values of Connection, and each message has one
 def members(value: bytes) -> tuple[bytes, ...]:
     """The members of a list-based field, in lower case (RFC 9110 §5.6.1)."""
     return tuple([member for part in value.lower().split(b",") if (member := part.strip())])

@@ -19,6 +19,7 @@ from scaleup.web.framing import CHUNKS_AT_ONCE
 from scaleup.web.origin import Origin
 from scaleup.web.problems import Problem
 from scaleup.web.stream import Stream
+from scaleup.web.syntax import MAX_LINE_BYTES
 
 SMALL_BUFFER = 4096
 
@@ -296,6 +297,21 @@ async def test_a_large_response_at_hand_waits_in_pieces_for_a_client_that_takes_
         client.writer.transport.resume_reading()
         assert gzip.decompress((await client.answer()).body) == text
         client.writer.close()
+
+
+async def test_of_what_is_no_request_a_line_is_logged_and_not_all_that_was_read_ahead() -> None:
+    async def behave(seen: Seen) -> None:
+        await until(lambda: len(ours.received) > 32 * 1024)
+        await seen.answer(ok(b""))
+
+    async with running(Application(behave)) as web:
+        client, ours = await connect_narrowly(web)
+        client.writer.write(b"GET /api/ HTTP/1.1\r\nHost: a\r\n\r\n" + b"\xff" * 300_000)
+        client.writer.transport.resume_reading()
+        await client.rest()
+        client.writer.close()
+        assert [access.status for access in web.accesses] == [200, 414]
+        assert web.accesses[1].line == b"\xff" * MAX_LINE_BYTES
 
 
 async def test_who_sends_more_than_was_asked_for_gets_to_read_the_last_response(tmp_path: Path) -> None:

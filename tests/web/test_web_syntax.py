@@ -2,22 +2,29 @@
 
 import contextlib
 import time
+import tracemalloc
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scaleup.web.access_log import _escaped
+from scaleup.web.encoding import accepted
 from scaleup.web.framing import Chunks, chunk, has_body, last_chunk, request_length, response_length
 from scaleup.web.syntax import (
     MAX_FIELDS,
     MAX_RESPONSE_FIELDS,
     Field,
     SyntaxFault,
+    members,
     read_request,
     read_response,
     read_trailers,
     refuse_beginning,
 )
+from scaleup.web.targets import parse
 
 
 def request(*fields: bytes, line: bytes = b"GET / HTTP/1.1") -> bytes:
@@ -181,6 +188,26 @@ def test_extensions_are_dropped_and_trailers_are_read(cuts: list[int]) -> None:
 def test_what_is_no_chunk(data: bytes) -> None:
     with pytest.raises(SyntaxFault):
         Chunks().take(data)
+
+
+@pytest.mark.parametrize(
+    ("read", "value"),
+    [
+        (parse, "/%d" + "/a" * 4000),
+        (members, b"%d" + b",ab" * 2700),
+        (accepted, b"%d" + b",ab" * 2700),
+        (_escaped, b"%d" + b"\xff" * 8000),
+    ],
+)
+def test_what_is_made_of_long_values_is_not_kept(read: Callable[[Any], object], value: Any) -> None:
+    read(value % 0)
+    tracemalloc.start()
+    for number in range(1, 20):
+        read(value % number)
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < 20_000
+    assert read(value[:99] % 0) is read(value[:99] % 0), "short ones are"
 
 
 def test_so_many_fields_and_no_more() -> None:
