@@ -14,7 +14,7 @@ once more to the same server. One that may not be repeated gets a connection of 
 and leaves no doubt.
 
 A client that leaves cancels what it only wanted to read. A write whose body had arrived is seen through: to
-break it off would stop nothing, only nobody would know how it ended.
+break it off would stop nothing, only nobody would know how it ended. When we drain, it has until the drain ends.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv4Network, IPv6Network, ip_address
@@ -107,6 +108,7 @@ class Forwarder:
         self._time = (b"X-Request-Timeout", b"%g" % rules.response_timeout)
         self._tasks = Tasks()
         self._left_alone = 0
+        self._seen_through = asyncio.Event()
         self._limited = LimitedLog(log, LOG_EVERY_SECONDS, self._loop.time)
 
     async def respond(self, request: Request, target: Target) -> Reply:
@@ -150,6 +152,17 @@ class Forwarder:
                 break
         raise self._problem(list(tried.values()))
 
+    async def finish(self, deadline: float) -> None:
+        """See the writes through whose clients have left; what is still under way at the deadline is cut off."""
+        if self._left_alone and self._loop.time() < deadline:
+            log.info("%d writes whose clients have left are seen through", self._left_alone)
+            self._seen_through.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(deadline):
+                    await self._seen_through.wait()
+        if self._left_alone:
+            log.warning("%d writes are cut off, and nobody knows how they end", self._left_alone)
+
     async def close(self) -> None:
         await self._tasks.cancel()
         for origin in self._origins.values():
@@ -175,6 +188,8 @@ class Forwarder:
 
                 def finished(task: asyncio.Task[Response | Failure]) -> None:
                     self._left_alone -= 1
+                    if not self._left_alone:
+                        self._seen_through.set()
                     self._pool.release(server)
                     _close_unread(task)
 

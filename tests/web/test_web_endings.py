@@ -180,6 +180,19 @@ async def test_a_response_that_a_drain_cuts_off_is_told_of() -> None:
         client.writer.close()
 
 
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_request_that_a_drain_cuts_off_before_its_response_is_told_of(method: str) -> None:
+    app = Application(silent)
+    async with running(app) as web:
+        client = await web.connect()
+        client.writer.write(f"{method} /api/ HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n".encode())
+        await until(lambda: bool(app.seen))
+        await web.clients.drain(0.01)
+        assert web.metric("requests_total", kind="forward", code="5xx") == 1
+        assert [(access.status, access.sent) for access in web.accesses] == [(502, 0)]
+        client.reset()
+
+
 async def test_not_any_number_of_writes_is_seen_through_for_clients_that_have_left(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
