@@ -199,7 +199,7 @@ async def exchange(
 ) -> Response | Failure:
     """Send a request; return when the head of the response is here. The connection is lost with a Failure.
 
-    `request`: its head. `seconds`: for the application. `interim`: told of 1xx, but not of 100. It may be
+    `request`: its head. `seconds`: for the application. `interim`: told of 1xx. It may be
     the client that failed: see `body.problem`.
     """
     upload: Upload | None = None
@@ -237,12 +237,11 @@ async def _response(
     interim: Callable[[ResponseHead], None],
 ) -> Response:
     """Raises SyntaxFault, TimeoutError, ConnectionError."""
-    for _ in range(MAX_INTERIM):
+    for _ in range(MAX_INTERIM + 1):
         head = read_response(await _head(connection, seconds, upload))
         if head.status >= 200 or head.status == 101:
             return Response(connection, head, response_length(method, head), method, seconds, upload)
-        if head.status != 100:
-            interim(head)
+        interim(head)
     raise SyntaxFault(502, "too many responses of 1xx")
 
 

@@ -9,9 +9,9 @@ Trying again follows nginx's `proxy_next_upstream error timeout`:
     after the head went to the client          its connection is aborted           likewise
 
 There are at most `tries`, and none begins later than RETRY_SECONDS after the request came. A request that may be
-repeated goes to a connection that was used before, if there is one, and when just that has been closed meanwhile,
-once more to the same server. One that may not be repeated gets a connection of its own: it costs a handshake
-and leaves no doubt.
+repeated goes to a connection that was used before, if there is one, and when it looks as if just that was being
+closed meanwhile, once more to the same server, as part of the same try: it was closed within CROSSING_SECONDS, and
+not a byte came. One that may not be repeated gets a connection of its own: it costs a handshake and leaves no doubt.
 
 A client that leaves cancels what it only wanted to read. A write whose body had arrived is seen through: to
 break it off would stop nothing, only nobody would know how it ended. When we drain, it has until the drain ends.
@@ -57,6 +57,8 @@ IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "PUT", "DELETE"))
 """RFC 9110 §9.2.2: the effect of several such requests is that of one."""
 RETRY_SECONDS = 10.0
 """A person waits about so long; a server that failed later than that has failed for good."""
+CROSSING_SECONDS = 1.0
+"""A request and the close that it crosses are a round trip apart; who has had it for longer has had it."""
 LOG_EVERY_SECONDS = 1.0
 MAX_LEFT_ALONE = 256
 """Writes that are seen through for clients that have left: they count as nobody's connections, so whoever sends and
@@ -135,7 +137,7 @@ class Forwarder:
             began = self._loop.time()
             request.upstream = Upstream(server.name, None, 0.0, len(tried) + 1)
             try:
-                outcome = await self._try(server, request, message, hop, upgrade)
+                outcome = await self._try(server, request, message, hop, upgrade, last_try)
             except BaseException:
                 self._pool.release(server)
                 raise
@@ -171,9 +173,15 @@ class Forwarder:
     # ----- one try --------------------------------------------------------------------------------
 
     async def _try(
-        self, server: Server, request: Request, message: bytes, hop: Hop, upgrade: bytes | None
+        self,
+        server: Server,
+        request: Request,
+        message: bytes,
+        hop: Hop,
+        upgrade: bytes | None,
+        last_try: float,
     ) -> Response | Failure:
-        attempt = self._exchange(server, request, message, hop)
+        attempt = self._exchange(server, request, message, hop, last_try)
         if request.head.method in _READS:
             outcome = await attempt
         else:
@@ -202,19 +210,24 @@ class Forwarder:
         return outcome
 
     async def _exchange(
-        self, server: Server, request: Request, message: bytes, hop: Hop
+        self, server: Server, request: Request, message: bytes, hop: Hop, last_try: float
     ) -> Response | Failure:
         origin, method, body = self._origins[server.name], request.head.method, request.body
-        seconds = self._rules.response_timeout
+        seconds, is_answering = self._rules.response_timeout, False
 
         def interim(head: ResponseHead) -> None:
-            if request.head.is_http11 and not request.connection.is_lost:
+            nonlocal is_answering
+            is_answering = True
+            if head.status != 100 and request.head.is_http11 and not request.connection.is_lost:
                 fields = to_client(head.fields, head.named, hop)
                 request.connection.write(b"HTTP/1.1 %d \r\n%b\r\n" % (head.status, lines_of(fields)))
 
         if method in IDEMPOTENT and (used := origin.reuse()) is not None:
+            crossing = min(self._loop.time() + CROSSING_SECONDS, last_try)
             outcome = await exchange(used, message, method, body, seconds, self._tasks, interim)
             if isinstance(outcome, Response) or outcome.reason != "disconnected" or body.has_begun:
+                return outcome
+            if used.received or is_answering or self._loop.time() > crossing:
                 return outcome
         try:
             connection = await origin.connect(self._rules.connect_timeout)

@@ -7,6 +7,8 @@ import gzip
 import pytest
 from web_harness import Answer, Application, Seen, ok, running, until
 
+from scaleup.web import forward
+
 
 async def never(seen: Seen) -> None:
     """Accept a request and say nothing, until the connection is closed."""
@@ -397,6 +399,39 @@ async def test_trap_9_what_a_dying_connection_may_have_swallowed_is_repeated_onl
         await web.get("/api/")
         assert (await web.get("/api/", method=method)).status == status
         assert len(app.seen) == 1 + sent
+
+
+@pytest.mark.parametrize("said", [b"", b"HTTP/1.1 20", b"HTTP/1.1 103 Early Hints\r\n\r\n"])
+async def test_trap_9_what_was_taken_and_then_failed_is_no_close_that_was_crossed(
+    said: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be repeated at the same server beside --tries: `said` of a response, or after a while."""
+    if not said:
+        monkeypatch.setattr(forward, "CROSSING_SECONDS", -1.0)
+
+    async def behave(seen: Seen) -> None:
+        if len(app.seen) > 1:
+            await seen.answer(said)
+            seen.writer.close()
+        else:
+            await seen.answer(ok(b"hello"))
+
+    app = Application(behave)
+    async with running(app, tries=1) as web:
+        await web.get("/api/")
+        assert b" 502 Bad Gateway\r\n" in await web.ask(
+            b"GET /api/ HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+        )
+        assert len(app.seen) == 2
+
+
+@pytest.mark.parametrize(("count", "status"), [(16, b"200"), (17, b"502")])
+async def test_so_many_interim_responses_and_no_more(count: int, status: bytes) -> None:
+    app = Application(answering(b"HTTP/1.1 102 Processing\r\n\r\n" * count + ok(b"")))
+    async with running(app) as web:
+        answer = await web.ask(b"GET /api/ HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        assert answer.count(b"HTTP/1.1 102 ") == count
+        assert b"\r\n\r\nHTTP/1.1 %b " % status in answer
 
 
 async def test_trap_9_a_post_never_meets_a_connection_that_the_application_is_closing() -> None:
