@@ -10,8 +10,9 @@ Trying again follows nginx's `proxy_next_upstream error timeout`:
 
 There are at most `tries`, and none begins later than RETRY_SECONDS after the request came. A request that may be
 repeated goes to a connection that was used before, if there is one, and when it looks as if just that was being
-closed meanwhile, once more to the same server, as part of the same try: it was closed within CROSSING_SECONDS, and
-not a byte came. One that may not be repeated gets a connection of its own: it costs a handshake and leaves no doubt.
+closed meanwhile, once more to the same server, as part of the same try: it was closed within CROSSING_SECONDS,
+and not a byte came. One that may not be repeated gets a connection of its own: it costs a handshake and leaves
+no doubt.
 
 A client that leaves cancels what it only wanted to read. A write whose body had arrived is seen through: to
 break it off would stop nothing, only nobody would know how it ended. When we drain, it has until the drain ends.

@@ -491,6 +491,27 @@ async def test_trap_10_the_application_s_time_is_not_the_client_s() -> None:
         assert asked.result().startswith(b"HTTP/1.1 200 ")
 
 
+async def test_while_a_response_comes_the_client_s_time_is_not_the_application_s() -> None:
+    """It answers while it is still being sent to, and then waits for a client that dawdles."""
+
+    async def echo(seen: Seen) -> None:
+        await seen.answer(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n")
+        await seen.answer(await seen.reader.readexactly(3))
+        await seen.answer(await seen.reader.readexactly(3))
+
+    app = Application(echo)
+    async with running(app, response_timeout=0.1) as web:
+        client = await web.connect()
+        client.writer.write(b"POST /api/ HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\nabc")
+        await client.head()
+        assert await client.reader.readexactly(3) == b"abc"
+        await asyncio.sleep(0.2)  # what is tested is that nothing happens in this time
+        client.writer.write(b"def")
+        assert await client.reader.readexactly(3) == b"def"
+        client.writer.close()
+        assert web.metric("upstream_failures_total", server="app1", reason="body_timeout") == 0
+
+
 async def test_an_application_that_does_not_take_the_body_is_504() -> None:
     app = Application(deaf)
     size = 16 * 1024 * 1024
