@@ -275,7 +275,7 @@ class Forwarder:
         head = response.head
         if head.status == 101 or request.head.method not in _READS:
             request.connection.on_gone = None
-        response.on_close = partial(self._done, server)
+        response.on_close = partial(self._done, server, request.body.has_begun)
         fields = to_client(head.fields, head.named, hop)
         if takes_trailers(request.head):
             response.keeps_trailers = True
@@ -293,7 +293,7 @@ class Forwarder:
             close=not request.body.is_complete,  # an early response: what still comes of the body is not read
         )
 
-    def _done(self, server: Server, response: Response) -> None:
+    def _done(self, server: Server, had_body: bool, response: Response) -> None:
         """The response was sent, or will not be."""
         self._pool.release(server)
         if response.failure is None:
@@ -301,7 +301,7 @@ class Forwarder:
         else:
             self._failed(server, response.failure)
         if response.may_be_kept:
-            self._origins[server.name].keep(response.connection)
+            self._origins[server.name].keep(response.connection, had_body=had_body)
         else:
             response.connection.abort()
 

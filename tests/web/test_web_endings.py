@@ -130,9 +130,34 @@ async def test_an_idle_connection_is_closed_although_the_application_leaves_byte
         origin = Origin(server, keepalive=60.0)
         connection = await origin.connect(5.0)
         connection.write(bytes(16 * 1024 * 1024))
-        origin.keep(connection)
+        origin._idle.append((connection, connection.loop.time() + 60.0))  # `keep` would not
         origin.close()
         await until(lambda: connection.is_lost)
+
+
+@pytest.mark.parametrize("size", [16 * 1024, 16 * 1024 * 1024])
+async def test_a_connection_on_which_a_request_was_not_taken_is_not_kept(size: int) -> None:
+    """The application has answered early; what it left unread stands before the next request. `size`: in our
+    kernel, or with us.
+    """
+    with socket.socket() as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL_BUFFER)
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen()
+        server = ServerSettings.model_validate(f"app1=127.0.0.1:{deaf.getsockname()[1]}").server()
+        origin = Origin(server, keepalive=60.0)
+        fresh, connection = [await origin.connect(5.0) for _ in range(2)]
+        fresh.write(b"GET")
+        fresh._send_unsent()
+        await until(lambda: not fresh.has_untaken)
+        connection.write(bytes(size))
+        origin.keep(connection, had_body=True)
+        assert origin.reuse() is None
+        await until(lambda: connection.is_lost)
+        origin.keep(fresh, had_body=True)
+        assert origin.reuse() is fresh
+        fresh.abort()
+        await until(lambda: fresh.is_lost)
 
 
 async def test_a_client_that_has_left_before_it_was_told_to_continue_has_failed() -> None:
