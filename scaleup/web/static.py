@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 from functools import partial
 from urllib.parse import unquote_to_bytes
 
-from scaleup.web.cache import Cache, Entry, Variant
+from scaleup.web.cache import UNUSED_SECONDS, Cache, Entry, Variant
 from scaleup.web.conditions import (
     CONDITIONAL,
     Span,
@@ -99,6 +99,7 @@ class Files:
         self._cache: Cache[File] = Cache(CACHE_BYTES)
         self._loading: dict[str, asyncio.Future[Entry[File] | Folder]] = {}
         self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
 
     def at_hand(self, request: Request) -> Reply | None:
         """From memory, without a look at what the target means; None: `respond` has to be asked."""
@@ -145,6 +146,8 @@ class Files:
 
     def close(self) -> None:
         """Lets go of all files."""
+        if self._timer is not None:
+            self._timer.cancel()
         self._cache.clear()
 
     # ----- from the disk ---------------------------------------------------------------------------
@@ -172,6 +175,12 @@ class Files:
             now = self._loop.time()
             entry.fresh_until = now + FRESH_SECONDS
             self._cache.put(path, entry, now)
+            if self._timer is None:
+                self._timer = self._loop.call_later(UNUSED_SECONDS, self._expire)
+
+    def _expire(self) -> None:
+        is_more = self._cache.expire(self._loop.time())
+        self._timer = self._loop.call_later(UNUSED_SECONDS, self._expire) if is_more else None
 
     def _read(
         self, path: str, segments: tuple[bytes, ...], is_folder: bool, before: Entry[File] | None

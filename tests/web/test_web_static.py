@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from web_harness import Answer, running, until
 
-from scaleup.web import disk, static
+from scaleup.web import cache, disk, static
 from scaleup.web.disk import Disk, File
 from scaleup.web.problems import Problem
 
@@ -471,6 +471,21 @@ async def test_a_file_is_looked_at_once_a_second_for_all_and_read_again_only_whe
             answers = [group.create_task(web.get("/a.txt")) for _ in range(20)]
         assert {answer.result().body for answer in answers} == {b"two"}
         assert 7 <= len(found) < 26
+
+
+async def test_a_file_that_nobody_asks_for_does_not_stay_open(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (static, cache):
+        monkeypatch.setattr(module, "UNUSED_SECONDS", 0.01)
+    monkeypatch.setattr(static, "FRESH_SECONDS", 0.0)
+
+    def is_open() -> bool:
+        return any(os.path.realpath(link) == str(root / "big") for link in Path("/proc/self/fd").iterdir())
+
+    async with running(root=root) as web:
+        assert (await web.get("/big")).status == 200
+        await until(lambda: not is_open())
 
 
 @pytest.mark.parametrize("size", [10, 100_000])
