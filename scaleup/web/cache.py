@@ -60,7 +60,7 @@ class Entry(Generic[Open]):
 
 
 class Cache(Generic[Open]):
-    """`capacity`: bytes. By the path, in the one spelling that `targets` would give it."""
+    """`capacity`: bytes. By the path, in the one spelling that `targets` would give it, or what is no path."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity

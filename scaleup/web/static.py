@@ -124,25 +124,31 @@ class Files:
             except Problem as problem:
                 if problem.status != 404 or self._fallback is None:
                     raise
-                entry = self._cache.get(self._fallback, self._loop.time())
-                if entry is None:
-                    entry = await self._load(self._fallback, _segments(self._fallback), is_folder=False)
+                entry = await self._named(self._fallback)
         if isinstance(entry, Folder):
             return reply(301, [(b"Location", f"{path}/{target.query}".encode()), *self._fields])
         return self._answer(head, path, entry)
 
     async def page(self, path: str) -> bytes | None:
         """The content of a file, for an error page; None when it is absent, or large."""
-        entry: Entry[File] | Folder | None = self._cache.get(path, self._loop.time())
-        if entry is None:
-            try:
-                entry = await self._load(path, _segments(path), is_folder=False)
-            except Problem:
-                return None
+        try:
+            entry = await self._named(path)
+        except Problem:
+            return None
         if isinstance(entry, Folder):
             return None
         content = entry.variants[IDENTITY].content
         return content if isinstance(content, bytes) else None
+
+    async def _named(self, path: str) -> Entry[File] | Folder:
+        """A file that a setting names. Raises Problem.
+
+        No target has a space: `at_hand` must not find what may belong to an application, below a prefix.
+        """
+        key = " " + path
+        return self._cache.get(key, self._loop.time()) or await self._load(
+            key, _segments(path), is_folder=False
+        )
 
     def close(self) -> None:
         """Lets go of all files."""
@@ -205,7 +211,7 @@ class Files:
             smaller = compressed(content)
             if len(smaller) < 0.9 * plain.size:
                 contents[b"gzip"] = version_of(content, plain.version.modified, b"gzip"), smaller
-        shared = self._shared(path, varies=len(contents) > 1)
+        shared = self._shared(path.lstrip(), varies=len(contents) > 1)
         return Entry(
             content_type,
             {

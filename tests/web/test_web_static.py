@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from web_harness import Answer, running, until
+from web_harness import Answer, Application, running, until
 
 from scaleup.web import cache, disk, static
 from scaleup.web.disk import Disk, File
@@ -419,10 +419,12 @@ async def test_cache_control_by_pattern(root: Path) -> None:
 
 
 async def test_a_site_of_one_page(root: Path) -> None:
-    async with running(root=root, fallback="/index.html") as web:
+    caching = ("/index.html=max-age=9",)
+    async with running(root=root, fallback="/index.html", cache_control=caching) as web:
         for path in ("/deep/link", "/missing", "/empty/"):
             answer = await web.get(path)
             assert (answer.status, answer.body) == (200, b"<h1>front</h1>")
+            assert answer.value("cache-control") == "max-age=9"
         assert (await web.get("/.env")).body == b"<h1>front</h1>"
         assert (await web.get("/digits")).body == b"0123456789"
 
@@ -436,6 +438,21 @@ async def test_error_pages_are_for_people(root: Path) -> None:
         assert (await web.get("/missing")).value("content-type") == "application/problem+json"
         absent = await web.get("/digits", b"Accept: text/html", method="PUT")
         assert (absent.status, b"<h1>405" in absent.body) == (405, True)
+
+
+@pytest.mark.parametrize(
+    ("setting", "missing", "method"),
+    [({"fallback": "/app/page"}, "/missing", "GET"), ({"error_page": ("405=/app/page",)}, "/app/", "TRACE")],
+)
+async def test_a_file_that_a_setting_names_takes_no_path_away_from_the_application(
+    root: Path, setting: dict[str, Any], missing: str, method: str
+) -> None:
+    (root / "app").mkdir()
+    (root / "app" / "page").write_text("nothing here")
+    async with running(Application(), root=root, prefix=("/app/",), **setting) as web:
+        for _ in range(2):
+            assert (await web.get(missing, b"Accept: text/html", method=method)).body == b"nothing here"
+            assert (await web.get("/app/page")).body == b"hello"
 
 
 async def test_a_file_is_looked_at_once_a_second_for_all_and_read_again_only_when_it_has_changed(
