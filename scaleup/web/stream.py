@@ -278,9 +278,10 @@ class Stream(asyncio.Protocol):
         """
         if self.is_lost:
             return
-        with contextlib.suppress(OSError):  # closed already
-            sock = self.transport.get_extra_info("socket")
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        sock = self.transport.get_extra_info("socket")
+        if sock is not None:  # else, in TLS, it is lost, and we are told of it next
+            with contextlib.suppress(OSError):  # closed already
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self.abort()
 
     # ----- asyncio.Protocol -----------------------------------------------------------------------
