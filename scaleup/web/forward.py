@@ -26,8 +26,9 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from ipaddress import IPv4Network, IPv6Network, ip_address
+from ipaddress import IPv4Network, IPv6Network
 
+from scaleup.net.addresses import is_in
 from scaleup.processes.logs import LimitedLog
 from scaleup.processes.tasks import Tasks
 from scaleup.upstream.balance import client_key
@@ -262,7 +263,7 @@ class Forwarder:
             name=self._name,
             version=b"1.1" if request.head.is_http11 else b"1.0",
             peer=peer.encode(),
-            peer_is_trusted=bool(self._rules.trusted) and _is_in(peer, self._rules.trusted),
+            peer_is_trusted=bool(self._rules.trusted) and is_in(peer, self._rules.trusted),
             scheme=b"http" if request.connection.is_plain else b"https",
             # RFC 9112 §3.2.2: a host in the target replaces the field
             host=target.authority or named.get(b"host", b""),
@@ -344,14 +345,6 @@ def _may_try_again(method: str, failure: Failure, request: Request) -> bool:
     if failure.is_final:
         return False
     return not failure.was_sent or (method in IDEMPOTENT and not request.body.has_begun)
-
-
-def _is_in(peer: str, networks: Sequence[IPv4Network | IPv6Network]) -> bool:
-    try:
-        address = ip_address(peer)
-    except ValueError:
-        return False
-    return any(address in network for network in networks)
 
 
 def _close_unread(task: asyncio.Task[Response | Failure]) -> None:

@@ -3,10 +3,12 @@
 import asyncio
 import contextlib
 import gzip
+from ipaddress import IPv6Address
 
 import pytest
 from web_harness import Answer, Application, Seen, ok, running, until
 
+from scaleup.net import proxy_protocol
 from scaleup.web import forward
 
 
@@ -198,6 +200,17 @@ async def test_trap_4_a_trusted_proxy_is_believed_and_added_to() -> None:
         assert seen.values("x-forwarded-for") == [b"1.2.3.4, 127.0.0.1"]
         assert seen.values("x-forwarded-proto") == [b"https"]
         assert seen.values("via") == [b"1.1 edge, 1.1 web1"]
+
+
+async def test_a_client_that_a_proxy_has_seen_through_ipv6_is_known_by_its_ipv4_address() -> None:
+    """In what the application is told, and in the networks that are trusted."""
+    app, mapped = Application(), IPv6Address("::ffff:192.0.2.7").packed
+    header = proxy_protocol.SIGNATURE + b"\x21\x21\x00\x24" + mapped + mapped + b"\x00\x50\x00\x50"
+    get = b"GET /api/ HTTP/1.1\r\nHost: a\r\nConnection: close\r\nX-Forwarded-For: 1.2.3.4\r\n\r\n"
+    async with running(app, accept_proxy=("127.0.0.0/8",), trusted_proxy=("192.0.2.0/24",)) as web:
+        assert (await web.ask(header, get)).startswith(b"HTTP/1.1 200 ")
+        assert app.seen[0].values("x-forwarded-for") == [b"1.2.3.4, 192.0.2.7"]
+        assert [access.peer for access in web.accesses] == ["192.0.2.7"]
 
 
 TRAILING = answering(
