@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from scaleup.web.access_log import _escaped
 from scaleup.web.encoding import accepted
-from scaleup.web.framing import Chunks, chunk, has_body, last_chunk, request_length, response_length
+from scaleup.web.framing import Chunks, chunk, goes_on, has_body, last_chunk, request_length, response_length
 from scaleup.web.syntax import (
     MAX_FIELDS,
     MAX_RESPONSE_FIELDS,
@@ -139,6 +139,20 @@ def test_response_length(method: str, status: int, fields: list[bytes], length: 
 def test_ambiguous_framing_of_a_response_is_refused(fields: list[bytes]) -> None:
     with pytest.raises(SyntaxFault):
         response_length("GET", read_response(response(*fields)))
+
+
+@pytest.mark.parametrize(
+    ("line", "connection", "goes_on_so"),
+    [
+        *((b"HTTP/1.1 200 OK", value, value != b"close") for value in (b"", b"keep-alive", b"close")),
+        *((b"HTTP/1.0 200 OK", value, value == b"Keep-Alive") for value in (b"", b"Keep-Alive", b"close")),
+        *((b"HTTP/1.%d 200 OK" % minor, b"close, keep-alive", False) for minor in (0, 1)),
+    ],
+)
+def test_whether_a_connection_is_kept(line: bytes, connection: bytes, goes_on_so: bool) -> None:
+    """RFC 9112 §9.3: "If the "close" connection option is present … the connection will not persist"."""
+    fields = [b"Connection: " + connection] if connection else []
+    assert goes_on(read_response(response(*fields, line=line))) == goes_on_so
 
 
 def test_what_has_no_body() -> None:
