@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from pathlib import Path
 
 SYSLOG_PORT = 514
@@ -52,6 +53,22 @@ class Endpoint:
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def unmapped(host: str) -> str:
+    """The address, an IPv4 one also where it was seen through IPv6 (::ffff:192.0.2.1, RFC 4291 §2.5.5.2)."""
+    address = ip_address(host)
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return str(mapped or host)
+
+
+def is_in(host: str, networks: Iterable[IPv4Network | IPv6Network]) -> bool:
+    """Whether an address is in one of these networks; what is no address is in none."""
+    try:
+        address = ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    return any(address in network for network in networks)
 
 
 def syslog_address(text: str) -> Path | Endpoint:

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import NamedTuple
 
-from scaleup.web.syntax import RequestHead
+from scaleup.web.syntax import RequestHead, remembered
 
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _UNSAFE = {code: f"\\x{code:02X}" for code in (*range(32), ord('"'), ord("\\"), *range(127, 256))}
@@ -109,7 +109,7 @@ def _field(it: Access, name: bytes) -> str:
     return _escaped(it.head.named.get(name, b"")) if it.head else "-"
 
 
-@lru_cache(1024)  # the same pages, the same browsers
+@remembered(1024)  # the same pages, the same browsers
 def _escaped(value: bytes) -> str:
     return value.decode("latin-1").translate(_UNSAFE) or "-"
 

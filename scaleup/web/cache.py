@@ -1,7 +1,7 @@
 """Files that are ready to be sent, of a bounded size in all: what was used longest ago goes first. ●
 
 What nobody has asked for goes as well, after a while: a large file is open, and takes its space on the disk for so
-long, also when it was deleted.
+long, also when it was deleted. Whoever has the cache asks for that now and then (`expire`).
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Entry(Generic[Open]):
 
 
 class Cache(Generic[Open]):
-    """`capacity`: bytes. By the path, in the one spelling that `targets` would give it."""
+    """`capacity`: bytes. By the path, in the one spelling that `targets` would give it, or what is no path."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
@@ -83,11 +83,16 @@ class Cache(Generic[Open]):
         self.drop(path)
         self._entries[path] = entry
         self._size += entry.size
+        self.expire(now)
+
+    def expire(self, now: float) -> bool:
+        """Let go of what is too old or too much; whether anything is left."""
         while self._entries:
             oldest = next(iter(self._entries))
             if self._size <= self._capacity and self._entries[oldest].fresh_until + UNUSED_SECONDS > now:
-                break
+                return True
             self.drop(oldest)
+        return False
 
     def clear(self) -> None:
         self._entries.clear()

@@ -17,10 +17,10 @@ from collections.abc import Container, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from ipaddress import IPv4Network, IPv6Network, ip_address
+from ipaddress import IPv4Network, IPv6Network
 from socket import SocketType
 
-from scaleup.net.addresses import Endpoint
+from scaleup.net.addresses import Endpoint, is_in, unmapped
 from scaleup.net.proxy_protocol import Refused
 from scaleup.net.sockets import close_with_reset
 from scaleup.processes.accept import Acceptor, Listener
@@ -121,10 +121,10 @@ class Clients:
         self, connection: Connection, sock: socket.socket, context: ssl.SSLContext | None
     ) -> None:
         try:
-            if self._admission.proxies and _is_in(connection.peer, self._admission.proxies):
+            if self._admission.proxies and is_in(connection.peer, self._admission.proxies):
                 header = await greeting(sock, min(GREETING_SECONDS, self._limits.keepalive))
                 if header.source is not None:
-                    connection.peer = header.source.host
+                    connection.peer = unmapped(header.source.host)
             if self._sources is not None and not self._admit(connection, self._sources):
                 return await self._turn_away(sock, context)
             await self._begin(connection, sock, context)
@@ -187,8 +187,3 @@ class Clients:
             acceptor.resume()
         if not self._open:
             self._none_left.set()
-
-
-def _is_in(peer: str, networks: Networks) -> bool:
-    address = ip_address(peer.partition("%")[0])
-    return any(address in network for network in networks)

@@ -30,6 +30,7 @@ from scaleup.web.stream import PIECE_BYTES, Stream
 from scaleup.web.syntax import (
     END,
     MAX_HEAD_BYTES,
+    MAX_LINE_BYTES,
     RequestHead,
     SyntaxFault,
     read_request,
@@ -38,6 +39,8 @@ from scaleup.web.syntax import (
 
 LINGER_SECONDS = 1.0
 """How long a client may take to read an error; everything that it sends meanwhile is thrown away."""
+AGAIN_SECONDS = 0.1
+"""Between two looks at whether all has arrived, when it seems so."""
 FRESH_SECONDS = 1.0
 """How long a client that has been accepted may take to ask, when we drain."""
 HSTS = b"strict-transport-security"
@@ -141,7 +144,9 @@ class Connection(Stream):
     def eof_received(self) -> bool:
         super().eof_received()
         self._gone()
-        return self.is_plain  # what it has asked for is answered; but TLS has no half-close in asyncio
+        # It may be reading still, and files are sent to it. What an application would only be read for is given up,
+        # as nginx does: it may as well have left. TLS has no half-close in asyncio.
+        return self.is_plain
 
     def connection_lost(self, exc: BaseException | None) -> None:
         super().connection_lost(exc)
@@ -169,15 +174,20 @@ class Connection(Stream):
         if not self.is_plain:
             self.loop.call_later(LINGER_SECONDS, self._leave)
 
-    def _leave(self) -> None:
-        """When all has arrived; `ssl_shutdown_timeout` bounds the wait for it."""
-        if self.is_lost:
+    def _leave(self, was_empty: bool = False) -> None:
+        """When all has arrived; `ssl_shutdown_timeout` bounds the wait for it.
+
+        The transport below TLS may have more than it has given to the kernel yet, and cannot be asked: it would
+        have given it until the second look.
+        """
+        sock = None if self.is_lost else self.transport.get_extra_info("socket")
+        if sock is None:
             return
-        sock = self.transport.get_extra_info("socket")
-        if outstanding(sock.fileno()):
-            self.loop.call_later(LINGER_SECONDS, self._leave)
-        else:
+        is_empty = not outstanding(sock.fileno())
+        if is_empty and was_empty:
             self.abort()
+        else:
+            self.loop.call_later(AGAIN_SECONDS if is_empty else LINGER_SECONDS, self._leave, is_empty)
 
     def _close_if_idle(self) -> None:
         if self._is_idle:
@@ -210,7 +220,8 @@ class Connection(Stream):
                 return False
             length = request_length(head)
         except SyntaxFault as fault:
-            line = self.received.partition(b"\r\n")[0] if head is None else head.line()
+            # What is no request may have no end of a line in all that was read ahead.
+            line = head.line() if head else self.received[:MAX_LINE_BYTES].partition(b"\r\n")[0]
             refusal = self._server.refuse(self.peer, Problem(fault.status, str(fault), close=True))
             try:
                 await self._send(refusal, "HEAD" if self._asks_head else "GET", is_http11=True, is_last=True)
@@ -319,6 +330,8 @@ class Connection(Stream):
         try:
             head = reply.head(about)
             self._body_begins = self.written + len(head)
+            if self.is_at_end and not self.is_plain:  # nothing that is written goes anywhere
+                raise ConnectionResetError("the client has left")
             first, is_all = reply.content, True
             if not sends_body:
                 first = b""

@@ -15,9 +15,11 @@ import contextlib
 import errno
 import os
 import stat
+import time
 import zlib
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 
 from scaleup.web.conditions import Version
@@ -26,6 +28,10 @@ from scaleup.web.problems import RETRY_AFTER, Problem
 
 SUFFIXES = {b"br": b".br", b"gzip": b".gz"}
 """By coding, in the order of preference."""
+TICK_NS = 20_000_000
+"""Linux's is 10 ms at most."""
+IMPLAUSIBLE_NS = 315_619_200 * 10**9
+"""2 January 1980: what is older than the first date of a ZIP file was given its time by a tool."""
 _INDEX = b"index.html"
 
 
@@ -47,8 +53,12 @@ class File:
         self.size = status.st_size
         self.modified_ns = status.st_mtime_ns
         self.identity = (status.st_dev, status.st_ino, status.st_ctime_ns, self.modified_ns, self.size)
-        """Differs when the content does: whoever sets the time back, or exchanges the file, changes st_ctime."""
-        self.version = version_of(self.modified_ns, self.size, coding)
+        """Differs when the content does, if `is_settled`: also who sets the time back changes st_ctime."""
+        # For files the kernel's clock ticks (before Linux 6.13): what changes again within a tick keeps its times.
+        self.is_settled = not 0 <= time.time_ns() - status.st_ctime_ns < TICK_NS
+        # Times that say nothing, as reproducible builds set them, would make one version of two.
+        stamp = self.modified_ns if self.modified_ns > IMPLAUSIBLE_NS else status.st_ctime_ns
+        self.version = Version(_tag(b"%x-%x" % (stamp, self.size), coding), self.modified_ns // 10**9)
 
     def fileno(self) -> int:
         return self._descriptor
@@ -70,6 +80,9 @@ class Found:
 
     @property
     def identity(self) -> Hashable:
+        """Equal to that of what has the same content; None when nothing can be compared with it."""
+        if not all(file.is_settled for file in self.files.values()):
+            return None
         return tuple((coding, file.identity) for coding, file in self.files.items())
 
 
@@ -136,10 +149,14 @@ def _open_folder(name: bytes, where: int | None, opened: contextlib.ExitStack) -
     return descriptor
 
 
-def version_of(modified_ns: int, size: int, coding: bytes) -> Version:
+def version_of(content: bytes, modified: int, coding: bytes) -> Version:
+    """Of what is in memory anyhow: the same wherever the content is, and no other's."""
+    return Version(_tag(blake2b(content, digest_size=12).hexdigest().encode(), coding), modified)
+
+
+def _tag(text: bytes, coding: bytes) -> bytes:
     """Each coding is a representation of its own, with its own tag (RFC 9110 §8.8.3.3)."""
-    suffix = b"-" + coding if coding else b""
-    return Version(b'"%x-%x%b"' % (modified_ns, size, suffix), modified_ns // 1_000_000_000)
+    return b'"%b-%b"' % (text, coding) if coding else b'"%b"' % text
 
 
 def compressed(content: bytes) -> bytes:

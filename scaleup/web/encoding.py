@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from functools import lru_cache
+
+from scaleup.web.syntax import remembered
 
 _MEMBER = re.compile(rb"\s*([!#$%&'*+.^_`|~0-9A-Za-z-]+)\s*(?:;\s*[qQ]\s*=\s*([01](?:\.[0-9]{0,3})?)\s*)?")
 
 IDENTITY = b""
 
 
-@lru_cache(maxsize=256)
+@remembered(256)
 def accepted(field: bytes) -> dict[bytes, float]:
     """The codings that an Accept-Encoding names, in lower case, with their weights, but malformed ones."""
     weights: dict[bytes, float] = {}

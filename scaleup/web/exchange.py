@@ -111,7 +111,7 @@ class Response:
                     return piece
                 if self._is_complete:
                     break
-                if await connection.more(connection.loop.time() + self._seconds):
+                if await _more(connection, connection.loop.time() + self._seconds, self._upload):
                     continue
             except TimeoutError:
                 raise self._broken(
@@ -199,7 +199,7 @@ async def exchange(
 ) -> Response | Failure:
     """Send a request; return when the head of the response is here. The connection is lost with a Failure.
 
-    `request`: its head. `seconds`: for the application. `interim`: told of 1xx, but not of 100. It may be
+    `request`: its head. `seconds`: for the application. `interim`: told of 1xx. It may be
     the client that failed: see `body.problem`.
     """
     upload: Upload | None = None
@@ -237,12 +237,11 @@ async def _response(
     interim: Callable[[ResponseHead], None],
 ) -> Response:
     """Raises SyntaxFault, TimeoutError, ConnectionError."""
-    for _ in range(MAX_INTERIM):
+    for _ in range(MAX_INTERIM + 1):
         head = read_response(await _head(connection, seconds, upload))
         if head.status >= 200 or head.status == 101:
             return Response(connection, head, response_length(method, head), method, seconds, upload)
-        if head.status != 100:
-            interim(head)
+        interim(head)
     raise SyntaxFault(502, "too many responses of 1xx")
 
 
@@ -255,9 +254,15 @@ async def _head(connection: Stream, seconds: float, upload: Upload | None) -> by
             return connection.take(end + len(END))
         if data[: len(_BEGINNING)] != _BEGINNING[: len(data)] or len(data) >= MAX_RESPONSE_HEAD_BYTES:
             raise SyntaxFault(502, "the response is not HTTP/1.1, or its head is too large")
+        if not await _more(connection, deadline, upload):
+            raise ConnectionResetError("the connection was closed")
+
+
+async def _more(connection: Stream, deadline: float, upload: Upload | None) -> bool:
+    """As `Stream.more`, but the application has more time while its client has not sent all."""
+    while True:
         try:
-            if not await connection.more(deadline):
-                raise ConnectionResetError("the connection was closed")
+            return await connection.more(deadline)
         except TimeoutError:
             if upload is None or (deadline := upload.deadline()) <= connection.loop.time():
                 raise

@@ -9,12 +9,13 @@ Trying again follows nginx's `proxy_next_upstream error timeout`:
     after the head went to the client          its connection is aborted           likewise
 
 There are at most `tries`, and none begins later than RETRY_SECONDS after the request came. A request that may be
-repeated goes to a connection that was used before, if there is one, and when just that has been closed meanwhile,
-once more to the same server. One that may not be repeated gets a connection of its own: it costs a handshake
-and leaves no doubt.
+repeated goes to a connection that was used before, if there is one, and when it looks as if just that was being
+closed meanwhile, once more to the same server, as part of the same try: it was closed within CROSSING_SECONDS,
+and not a byte came. One that may not be repeated gets a connection of its own: it costs a handshake and leaves
+no doubt.
 
 A client that leaves cancels what it only wanted to read. A write whose body had arrived is seen through: to
-break it off would stop nothing, only nobody would know how it ended.
+break it off would stop nothing, only nobody would know how it ended. When we drain, it has until the drain ends.
 """
 
 from __future__ import annotations
@@ -22,10 +23,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from ipaddress import IPv4Network, IPv6Network, ip_address
+from ipaddress import IPv4Network, IPv6Network
 
+from scaleup.net.addresses import is_in
 from scaleup.processes.logs import LimitedLog
 from scaleup.processes.tasks import Tasks
 from scaleup.upstream.balance import client_key
@@ -56,6 +59,8 @@ IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "PUT", "DELETE"))
 """RFC 9110 §9.2.2: the effect of several such requests is that of one."""
 RETRY_SECONDS = 10.0
 """A person waits about so long; a server that failed later than that has failed for good."""
+CROSSING_SECONDS = 1.0
+"""A request and the close that it crosses are a round trip apart; who has had it for longer has had it."""
 LOG_EVERY_SECONDS = 1.0
 MAX_LEFT_ALONE = 256
 """Writes that are seen through for clients that have left: they count as nobody's connections, so whoever sends and
@@ -107,6 +112,7 @@ class Forwarder:
         self._time = (b"X-Request-Timeout", b"%g" % rules.response_timeout)
         self._tasks = Tasks()
         self._left_alone = 0
+        self._seen_through = asyncio.Event()
         self._limited = LimitedLog(log, LOG_EVERY_SECONDS, self._loop.time)
 
     async def respond(self, request: Request, target: Target) -> Reply:
@@ -133,7 +139,7 @@ class Forwarder:
             began = self._loop.time()
             request.upstream = Upstream(server.name, None, 0.0, len(tried) + 1)
             try:
-                outcome = await self._try(server, request, message, hop, upgrade)
+                outcome = await self._try(server, request, message, hop, upgrade, last_try)
             except BaseException:
                 self._pool.release(server)
                 raise
@@ -150,6 +156,17 @@ class Forwarder:
                 break
         raise self._problem(list(tried.values()))
 
+    async def finish(self, deadline: float) -> None:
+        """See the writes through whose clients have left; what is still under way at the deadline is cut off."""
+        if self._left_alone and self._loop.time() < deadline:
+            log.info("%d writes whose clients have left are seen through", self._left_alone)
+            self._seen_through.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(deadline):
+                    await self._seen_through.wait()
+        if self._left_alone:
+            log.warning("%d writes are cut off, and nobody knows how they end", self._left_alone)
+
     async def close(self) -> None:
         await self._tasks.cancel()
         for origin in self._origins.values():
@@ -158,9 +175,15 @@ class Forwarder:
     # ----- one try --------------------------------------------------------------------------------
 
     async def _try(
-        self, server: Server, request: Request, message: bytes, hop: Hop, upgrade: bytes | None
+        self,
+        server: Server,
+        request: Request,
+        message: bytes,
+        hop: Hop,
+        upgrade: bytes | None,
+        last_try: float,
     ) -> Response | Failure:
-        attempt = self._exchange(server, request, message, hop)
+        attempt = self._exchange(server, request, message, hop, last_try)
         if request.head.method in _READS:
             outcome = await attempt
         else:
@@ -175,6 +198,8 @@ class Forwarder:
 
                 def finished(task: asyncio.Task[Response | Failure]) -> None:
                     self._left_alone -= 1
+                    if not self._left_alone:
+                        self._seen_through.set()
                     self._pool.release(server)
                     _close_unread(task)
 
@@ -187,19 +212,24 @@ class Forwarder:
         return outcome
 
     async def _exchange(
-        self, server: Server, request: Request, message: bytes, hop: Hop
+        self, server: Server, request: Request, message: bytes, hop: Hop, last_try: float
     ) -> Response | Failure:
         origin, method, body = self._origins[server.name], request.head.method, request.body
-        seconds = self._rules.response_timeout
+        seconds, is_answering = self._rules.response_timeout, False
 
         def interim(head: ResponseHead) -> None:
-            if request.head.is_http11 and not request.connection.is_lost:
+            nonlocal is_answering
+            is_answering = True
+            if head.status != 100 and request.head.is_http11 and not request.connection.is_lost:
                 fields = to_client(head.fields, head.named, hop)
                 request.connection.write(b"HTTP/1.1 %d \r\n%b\r\n" % (head.status, lines_of(fields)))
 
         if method in IDEMPOTENT and (used := origin.reuse()) is not None:
+            crossing = min(self._loop.time() + CROSSING_SECONDS, last_try)
             outcome = await exchange(used, message, method, body, seconds, self._tasks, interim)
             if isinstance(outcome, Response) or outcome.reason != "disconnected" or body.has_begun:
+                return outcome
+            if used.received or is_answering or self._loop.time() > crossing:
                 return outcome
         try:
             connection = await origin.connect(self._rules.connect_timeout)
@@ -233,7 +263,7 @@ class Forwarder:
             name=self._name,
             version=b"1.1" if request.head.is_http11 else b"1.0",
             peer=peer.encode(),
-            peer_is_trusted=bool(self._rules.trusted) and _is_in(peer, self._rules.trusted),
+            peer_is_trusted=bool(self._rules.trusted) and is_in(peer, self._rules.trusted),
             scheme=b"http" if request.connection.is_plain else b"https",
             # RFC 9112 §3.2.2: a host in the target replaces the field
             host=target.authority or named.get(b"host", b""),
@@ -246,7 +276,7 @@ class Forwarder:
         head = response.head
         if head.status == 101 or request.head.method not in _READS:
             request.connection.on_gone = None
-        response.on_close = partial(self._done, server)
+        response.on_close = partial(self._done, server, request.body.has_begun)
         fields = to_client(head.fields, head.named, hop)
         if takes_trailers(request.head):
             response.keeps_trailers = True
@@ -264,7 +294,7 @@ class Forwarder:
             close=not request.body.is_complete,  # an early response: what still comes of the body is not read
         )
 
-    def _done(self, server: Server, response: Response) -> None:
+    def _done(self, server: Server, had_body: bool, response: Response) -> None:
         """The response was sent, or will not be."""
         self._pool.release(server)
         if response.failure is None:
@@ -272,7 +302,7 @@ class Forwarder:
         else:
             self._failed(server, response.failure)
         if response.may_be_kept:
-            self._origins[server.name].keep(response.connection)
+            self._origins[server.name].keep(response.connection, had_body=had_body)
         else:
             response.connection.abort()
 
@@ -315,14 +345,6 @@ def _may_try_again(method: str, failure: Failure, request: Request) -> bool:
     if failure.is_final:
         return False
     return not failure.was_sent or (method in IDEMPOTENT and not request.body.has_begun)
-
-
-def _is_in(peer: str, networks: Sequence[IPv4Network | IPv6Network]) -> bool:
-    try:
-        address = ip_address(peer)
-    except ValueError:
-        return False
-    return any(address in network for network in networks)
 
 
 def _close_unread(task: asyncio.Task[Response | Failure]) -> None:

@@ -83,7 +83,7 @@ def goes_on(head: RequestHead | ResponseHead) -> bool:
     if named is None:
         return head.is_http11
     wanted = members(named)
-    return b"close" not in wanted if head.is_http11 else b"keep-alive" in wanted
+    return b"close" not in wanted and (head.is_http11 or b"keep-alive" in wanted)
 
 
 def has_body(method: str, status: int) -> bool:

@@ -25,8 +25,6 @@ _HOP_BY_HOP = frozenset(
     # RFC 9110 §11.7: meant for, or from, the proxy next to the sender
     + b"proxy-authenticate proxy-authorization proxy-authentication-info".split()
 )
-# Connection cannot name these away: an application would take a request without Host for another site's.
-_NEVER_NAMED = frozenset((b"host", b"content-length"))
 # Answered here or written anew. `Proxy` would become HTTP_PROXY in a CGI program's environment (httpoxy).
 _REQUEST_ONLY = frozenset(
     b"host content-length expect proxy forwarded x-real-ip via x-request-id x-request-timeout".split()
@@ -142,4 +140,4 @@ def upgrade_of(named: Mapping[bytes, bytes]) -> bytes | None:
 def _dropped(named: Mapping[bytes, bytes], always: frozenset[bytes]) -> frozenset[bytes]:
     """RFC 9110 §7.6.1: the names that Connection lists end at this hop."""
     listed = named.get(b"connection")
-    return always if listed is None else always.union(members(listed)) - (_NEVER_NAMED - always)
+    return always if listed is None else always.union(members(listed))

@@ -50,9 +50,9 @@ class Origin:
             )
         return connection
 
-    def keep(self, connection: Stream) -> None:
-        """For another request, if it may be: it was used to the end."""
-        if not _is_good(connection):
+    def keep(self, connection: Stream, *, had_body: bool) -> None:
+        """For another request, if it may be: it was used to the end, and nothing of the request is left on it."""
+        if not _is_good(connection) or connection.has_unsent or (had_body and connection.has_untaken):
             connection.abort()
             return
         connection.read_on()

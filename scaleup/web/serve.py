@@ -71,10 +71,12 @@ async def serve(
         async with asyncio.TaskGroup() as group:
             checks = group.create_task(checker.run(), name="health checks")
             await process.stopping.wait()
+            deadline = asyncio.get_running_loop().time() + orders.seconds
             if orders.gone is None:
                 await clients.drain(orders.seconds)
             else:
                 await clients.retire(orders.seconds, orders.gone)
+            await web.finish(deadline)
             checks.cancel()
     finally:
         await clients.drain(0)  # not drained yet when something failed

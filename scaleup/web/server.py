@@ -52,6 +52,11 @@ class WebServer:
         self._in_progress = 0
         metrics.in_progress.set_function(lambda: self._in_progress)
 
+    async def finish(self, deadline: float) -> None:
+        """When there are no clients any more: of what they have asked for, something may still be under way."""
+        if self._forwarder is not None:
+            await self._forwarder.finish(deadline)
+
     async def close(self) -> None:
         """When there are no clients any more."""
         if self._forwarder is not None:
@@ -79,7 +84,7 @@ class WebServer:
             )
 
     async def answer(self, request: Request) -> Reply:
-        """Raises CancelledError when the client has left."""
+        """Raises CancelledError when the client has left, or was sent away."""
         kind, at_hand = "static", None
         self._in_progress += 1
         try:
@@ -95,11 +100,13 @@ class WebServer:
         except Problem as problem:
             answer = await self._tell(problem, request)
         except asyncio.CancelledError:
+            status = 502  # a drain has cut it off
             if request.connection.is_at_end or request.connection.is_lost:
-                self._metrics.answered(kind, 499)
+                status = 499
                 log.info("%s left before the response to %s (499)", request.peer, request.head.method)
-                if self._log_access is not None:
-                    self._tell_access(request, 499, 0)
+            self._metrics.answered(kind, status)
+            if self._log_access is not None:
+                self._tell_access(request, status, 0)
             raise
         except Exception:
             # A mistake of ours. Told without a traceback to the client, and with one to us.

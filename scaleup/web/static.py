@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 from functools import partial
 from urllib.parse import unquote_to_bytes
 
-from scaleup.web.cache import Cache, Entry, Variant
+from scaleup.web.cache import UNUSED_SECONDS, Cache, Entry, Variant
 from scaleup.web.conditions import (
     CONDITIONAL,
     Span,
@@ -99,6 +99,7 @@ class Files:
         self._cache: Cache[File] = Cache(CACHE_BYTES)
         self._loading: dict[str, asyncio.Future[Entry[File] | Folder]] = {}
         self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
 
     def at_hand(self, request: Request) -> Reply | None:
         """From memory, without a look at what the target means; None: `respond` has to be asked."""
@@ -123,28 +124,36 @@ class Files:
             except Problem as problem:
                 if problem.status != 404 or self._fallback is None:
                     raise
-                entry = self._cache.get(self._fallback, self._loop.time())
-                if entry is None:
-                    entry = await self._load(self._fallback, _segments(self._fallback), is_folder=False)
+                entry = await self._named(self._fallback)
         if isinstance(entry, Folder):
             return reply(301, [(b"Location", f"{path}/{target.query}".encode()), *self._fields])
         return self._answer(head, path, entry)
 
     async def page(self, path: str) -> bytes | None:
         """The content of a file, for an error page; None when it is absent, or large."""
-        entry: Entry[File] | Folder | None = self._cache.get(path, self._loop.time())
-        if entry is None:
-            try:
-                entry = await self._load(path, _segments(path), is_folder=False)
-            except Problem:
-                return None
+        try:
+            entry = await self._named(path)
+        except Problem:
+            return None
         if isinstance(entry, Folder):
             return None
         content = entry.variants[IDENTITY].content
         return content if isinstance(content, bytes) else None
 
+    async def _named(self, path: str) -> Entry[File] | Folder:
+        """A file that a setting names. Raises Problem.
+
+        No target has a space: `at_hand` must not find what may belong to an application, below a prefix.
+        """
+        key = " " + path
+        return self._cache.get(key, self._loop.time()) or await self._load(
+            key, _segments(path), is_folder=False
+        )
+
     def close(self) -> None:
         """Lets go of all files."""
+        if self._timer is not None:
+            self._timer.cancel()
         self._cache.clear()
 
     # ----- from the disk ---------------------------------------------------------------------------
@@ -172,6 +181,12 @@ class Files:
             now = self._loop.time()
             entry.fresh_until = now + FRESH_SECONDS
             self._cache.put(path, entry, now)
+            if self._timer is None:
+                self._timer = self._loop.call_later(UNUSED_SECONDS, self._expire)
+
+    def _expire(self) -> None:
+        is_more = self._cache.expire(self._loop.time())
+        self._timer = self._loop.call_later(UNUSED_SECONDS, self._expire) if is_more else None
 
     def _read(
         self, path: str, segments: tuple[bytes, ...], is_folder: bool, before: Entry[File] | None
@@ -180,26 +195,30 @@ class Files:
         found = self._disk.find(segments, is_folder=is_folder)
         if isinstance(found, Folder):
             return found
-        if before is not None and before.made_of == found.identity:
+        made_of = found.identity
+        if before is not None and made_of is not None and before.made_of == made_of:
             return before
         content_type = _content_type(found.name)
-        contents: dict[bytes, tuple[Version, bytes | File]] = {
-            coding: (file.version, file.read(0, file.size) if file.size <= IN_MEMORY_BYTES else file)
-            for coding, file in found.files.items()
-        }
+        contents: dict[bytes, tuple[Version, bytes | File]] = {}
+        for coding, file in found.files.items():
+            contents[coding] = file.version, file
+            if file.size <= IN_MEMORY_BYTES:
+                content = file.read(0, file.size)
+                contents[coding] = version_of(content, file.version.modified, coding), content
         plain = found.files[IDENTITY]
         if b"gzip" not in contents and plain.size in COMPRESSED_BYTES and _is_compressible(content_type):
-            smaller = compressed(plain.read(0, plain.size))
+            content = plain.read(0, plain.size)
+            smaller = compressed(content)
             if len(smaller) < 0.9 * plain.size:
-                contents[b"gzip"] = version_of(plain.modified_ns, plain.size, b"gzip"), smaller
-        shared = self._shared(path, varies=len(contents) > 1)
+                contents[b"gzip"] = version_of(content, plain.version.modified, b"gzip"), smaller
+        shared = self._shared(path.lstrip(), varies=len(contents) > 1)
         return Entry(
             content_type,
             {
                 coding: _variant(content_type, coding, version, content, shared)
                 for coding, (version, content) in contents.items()
             },
-            found.identity,
+            made_of,
         )
 
     def _shared(self, path: str, *, varies: bool) -> list[Field]:
@@ -213,14 +232,15 @@ class Files:
     def _answer(self, head: RequestHead, path: str, entry: Entry[File]) -> Reply:
         """Raises Problem 412, 416."""
         named, variants, coding = head.named, entry.variants, IDENTITY
-        # Ranges are of the file as it is: what was compressed here may be compressed otherwise tomorrow.
-        if len(variants) > 1 and b"range" not in named:
+        # RFC 9110 §14.2: a range is of what would have been sent without it, and we have ranges of the file as it
+        # is only: what was compressed here may be compressed otherwise tomorrow. Who has a part of that gets on.
+        if len(variants) > 1 and named.get(b"if-range") != variants[IDENTITY].version.etag:
             coding = choose(named.get(b"accept-encoding"), [it for it in SUFFIXES if it in variants])
         variant = variants[coding]
         content, size = variant.content, variant.size
         spans: list[Span] | None = []
         if not CONDITIONAL.isdisjoint(named):
-            spans = _condition(head, variant.version, size)
+            spans = _condition(head, variant.version, size, has_ranges=coding == IDENTITY)
         if spans is None:
             return Reply(304, (), lines=variant.unchanged)
         if not spans:
@@ -245,7 +265,8 @@ def _variant(
     described = [(b"Content-Type", content_type), *([(b"Content-Encoding", coding)] if coding else [])]
     part = lines_of(described) + unchanged
     size = len(content) if isinstance(content, bytes) else content.size
-    return Variant(version, b"Accept-Ranges: bytes\r\n" + part, part, unchanged, size, content)
+    whole = part if coding else b"Accept-Ranges: bytes\r\n" + part
+    return Variant(version, whole, part, unchanged, size, content)
 
 
 def _multipart(content_type: bytes, boundary: bytes, spans: Sequence[Span], size: int) -> list[bytes | Span]:
@@ -302,14 +323,14 @@ class _Parts:
         """The file is closed with the last reference to it."""
 
 
-def _condition(head: RequestHead, version: Version, size: int) -> list[Span] | None:
+def _condition(head: RequestHead, version: Version, size: int, *, has_ranges: bool) -> list[Span] | None:
     """What to send: some ranges, [] for all, None for nothing (304). Raises Problem 412, 416."""
     status = precondition(head.named, version)
     if status == 412:
         raise Problem(412, "The file is not the version that was asked for.")
     if status == 304:
         return None
-    if head.method != "GET":
+    if head.method != "GET" or not has_ranges:
         return []
     try:
         return requested_spans(head.named, version, size) or []

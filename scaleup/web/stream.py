@@ -20,6 +20,8 @@ import socket
 import struct
 from typing import Protocol
 
+from scaleup.net.sockets import outstanding
+
 READ_AHEAD_BYTES = 64 * 1024
 WRITE_AHEAD_BYTES = 64 * 1024
 SOON_BYTES = 16 * 1024
@@ -191,6 +193,12 @@ class Stream(asyncio.Protocol):
         """Whether anything that was written has not gone to the kernel."""
         return not self.is_lost and bool(self._unsent or self.transport.get_write_buffer_size())
 
+    @property
+    def has_untaken(self) -> bool:
+        """Whether the peer's kernel has not acknowledged all that went to ours. Without TLS."""
+        sock = self.transport.get_extra_info("socket")
+        return sock is not None and outstanding(sock.fileno()) > 0
+
     async def flush(self, deadline: float) -> None:
         """Until all has gone to the kernel. Raises TimeoutError, ConnectionError."""
         self._send_unsent()
@@ -270,9 +278,10 @@ class Stream(asyncio.Protocol):
         """
         if self.is_lost:
             return
-        with contextlib.suppress(OSError):  # closed already
-            sock = self.transport.get_extra_info("socket")
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        sock = self.transport.get_extra_info("socket")
+        if sock is not None:  # else, in TLS, it is lost, and we are told of it next
+            with contextlib.suppress(OSError):  # closed already
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self.abort()
 
     # ----- asyncio.Protocol -----------------------------------------------------------------------

@@ -2,8 +2,8 @@
 
 Two parsers that read the same bytes differently are how requests get smuggled, so nothing is repaired here. What
 the grammar does not have is refused, also where the RFC would let a recipient be lenient: a bare LF, folded lines,
-space before a colon, HTTP/1.2. A name with an underscore is refused as well, because CGI, WSGI and their kin
-take `Content_Length` for `Content-Length`.
+space before a colon, HTTP/1.2. A request's name with an underscore is refused as well, because CGI, WSGI and their
+kin take `Content_Length` for `Content-Length`; a response's is a name as any other.
 
 A head is checked as a whole by regular expressions that never go back: their quantifiers are possessive, so the
 time that a head takes grows with its length only.
@@ -12,8 +12,10 @@ time that a head takes grows with its length only.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, wraps
+from typing import TypeVar
 
 Field = tuple[bytes, bytes]
 """A name and a value as they stood on the wire. Values are opaque (RFC 9110 §5.5): nothing is decoded."""
@@ -26,13 +28,39 @@ MAX_HEAD_BYTES = 32 * 1024
 MAX_RESPONSE_HEAD_BYTES = 64 * 1024
 """Of a response: the application is ours, and policies and cookies get long."""
 MAX_FIELDS = 100
+"""Of a request, and of trailers."""
+MAX_RESPONSE_FIELDS = 500
+"""All are read in one go, in which nobody else has a turn: these in two milliseconds at most."""
+
+MAX_REMEMBERED = 256
+"""Longer values are rare, and what is made of 8 KiB can take 130 KiB: a stranger could fill a cache with such."""
+
+_Text = TypeVar("_Text", str, bytes)
+_Made = TypeVar("_Made")
+
+
+def remembered(count: int) -> Callable[[Callable[[_Text], _Made]], Callable[[_Text], _Made]]:
+    """As functools.lru_cache, but only what is made of short values is kept."""
+
+    def decorate(make: Callable[[_Text], _Made]) -> Callable[[_Text], _Made]:
+        kept = lru_cache(count)(make)
+
+        @wraps(make)
+        def remember(text: _Text) -> _Made:
+            return kept(text) if len(text) <= MAX_REMEMBERED else make(text)
+
+        return remember
+
+    return decorate
+
 
 _TOKEN = rb"[!#$%&'*+.^`|~0-9A-Za-z-]"
-_FIELD = rb"%b++:[\t\x20-\x7e\x80-\xff]*+\r\n" % _TOKEN
+_FIELD = rb"%b++:[\t\x20-\x7e\x80-\xff]*+\r\n"
 _METHOD = rb"[A-Z][A-Z0-9-]{0,31}+"
 _REQUEST_LINE = re.compile(rb"(%b) ([!-~]++) HTTP/1\.([01])\r\n" % _METHOD)
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9]{2})(?: [^\r\n]*+)?\r\n")
-_FIELDS = re.compile(rb"(?:%b)*+\r\n" % _FIELD)
+_REQUEST_FIELDS = re.compile(rb"(?:%b)*+\r\n" % (_FIELD % _TOKEN))
+_FIELDS = re.compile(rb"(?:%b)*+\r\n" % (_FIELD % _TOKEN.replace(b"^", b"^_")))
 _SPLIT = re.compile(rb"([^:]+):[ \t]*([^\r]*)\r\n")
 _FIRST_LINE_BEGUN = re.compile(rb"%b(?: [!-~]*+(?: [!-~]*+)?+)?+\r?" % _METHOD)
 _HOST = re.compile(rb"(?:[0-9A-Za-z._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
@@ -74,14 +102,14 @@ class ResponseHead:
 def read_request(head: bytes) -> RequestHead:
     """`head`: up to and with END. Raises SyntaxFault."""
     line = _REQUEST_LINE.match(head)
-    if line is None or not _FIELDS.fullmatch(head, line.end()):
+    if line is None or not _REQUEST_FIELDS.fullmatch(head, line.end()):
         raise SyntaxFault(400, "This is not HTTP as RFC 9112 has it.")
     method, target, minor = line.groups()
     if len(target) > MAX_LINE_BYTES:
         raise SyntaxFault(414, "The request target is too long.")
-    fields, named = _fields(head[line.end() : -2])
-    if len(fields) > MAX_FIELDS:
+    if head.count(b"\n") > MAX_FIELDS + 2:  # counted before they are taken apart, which costs far more
         raise SyntaxFault(431, "There are too many header fields.")
+    fields, named = _fields(head[line.end() : -2])
     if len(head) > MAX_LINE_BYTES and any(len(name) + len(value) > MAX_LINE_BYTES for name, value in fields):
         raise SyntaxFault(431, "A header field is too large.")
     return RequestHead(method.decode(), target.decode(), minor == b"1", fields, named)
@@ -92,6 +120,8 @@ def read_response(head: bytes) -> ResponseHead:
     line = _STATUS_LINE.match(head)
     if line is None or not _FIELDS.fullmatch(head, line.end()):
         raise SyntaxFault(502, "the response is not HTTP/1.1")
+    if head.count(b"\n") > MAX_RESPONSE_FIELDS + 2:
+        raise SyntaxFault(502, "the response has too many header fields")
     fields, named = _fields(head[line.end() : -2])
     return ResponseHead(int(line[2]), line[1] == b"1", fields, named)
 
@@ -115,9 +145,14 @@ def is_host(value: bytes) -> bool:
 
 
 def read_trailers(section: bytes) -> list[Field]:
-    """The fields after the last chunk; `section`: up to and with the empty line. Raises SyntaxFault."""
+    """The fields after the last chunk; `section`: up to and with the empty line. Raises SyntaxFault.
+
+    Those of a request go nowhere, so their names may be what a response's may.
+    """
     if not _FIELDS.fullmatch(section):
         raise SyntaxFault(400, "The trailers are not fields.")
+    if section.count(b"\n") > MAX_FIELDS + 1:
+        raise SyntaxFault(431, "There are too many trailers.")
     return _fields(section[:-2])[0]
 
 
@@ -135,7 +170,7 @@ def _fields(block: bytes) -> tuple[list[Field], dict[bytes, bytes]]:
     return fields, named
 
 
-@lru_cache(256)  # there are few values of Connection, and each message has one
+@remembered(256)  # there are few values of Connection, and each message has one
 def members(value: bytes) -> tuple[bytes, ...]:
     """The members of a list-based field, in lower case (RFC 9110 §5.6.1)."""
     return tuple([member for part in value.lower().split(b",") if (member := part.strip())])

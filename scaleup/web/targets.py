@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import lru_cache
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from scaleup.web.problems import Problem
-from scaleup.web.syntax import is_host
+from scaleup.web.syntax import is_host, remembered
 
 _ABSOLUTE = re.compile(
     r"https?://([^/?#@]+)(/[^#]*|\?[^#]*)?", re.IGNORECASE
@@ -48,12 +47,8 @@ class Target:
         _, mark, query = self.raw.partition("?")
         return mark + query
 
-    def is_below(self, prefix: bytes) -> bool:
-        """Whether the path starts with `prefix`, which starts and ends with a slash."""
-        return self.path.startswith(prefix)
 
-
-@lru_cache(maxsize=1024)  # 8 MiB at most: a target has 8 KiB
+@remembered(1024)
 def parse(text: str) -> Target:
     """Read a path or an http URL (RFC 9112 §3.2.1, §3.2.2); neither CONNECT nor `OPTIONS *` is served here.
 

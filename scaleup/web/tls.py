@@ -12,6 +12,7 @@ replaced, or broken, concerns nobody before a reload has found it good.
 
 from __future__ import annotations
 
+import os
 import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -54,8 +55,14 @@ def read(pair: str) -> Certificate:
     except ValueError:
         raise ValueError(f"{chain}: there is no certificate in PEM in it") from None
     _refuse_bad_key(key, pems[key])
-    _load(_context(), chain, key)
-    return Certificate(b"\n".join(pems.values()), _names(own), own.not_valid_after_utc)
+    pem = b"\n".join(pems.values())
+    with open(
+        os.memfd_create("certificate"), "wb"
+    ) as file:  # what was read is what is tried: files may change
+        file.write(pem)
+        file.flush()
+        _load(_context(), f"/proc/self/fd/{file.fileno()}", pair)
+    return Certificate(pem, _names(own), own.not_valid_after_utc)
 
 
 def context(paths: Sequence[str]) -> ssl.SSLContext:
@@ -94,15 +101,16 @@ def _context() -> ssl.SSLContext:
     return made
 
 
-def _load(made: ssl.SSLContext, chain: str, key: str) -> None:
+def _load(made: ssl.SSLContext, path: str, told: str) -> None:
+    """`told`: how the file is called in errors."""
     try:
-        made.load_cert_chain(chain, key, password="")  # else OpenSSL asks for one at the terminal
+        made.load_cert_chain(path, password="")  # else OpenSSL asks for one at the terminal
     except ssl.SSLError as error:
         mismatch = error.reason == "KEY_VALUES_MISMATCH"
         reason = "they do not belong together" if mismatch else error.reason or str(error)
-        raise ValueError(f"{chain}, {key}: {reason}") from None
+        raise ValueError(f"{told}: {reason}") from None
     except OSError as error:
-        raise ValueError(f"{chain}, {key}: {error.strerror}") from None
+        raise ValueError(f"{told}: {error.strerror}") from None
 
 
 def _read(path: str) -> bytes:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from scaleup.net.addresses import Endpoint, syslog_address
+from scaleup.net.addresses import Endpoint, is_in, syslog_address, unmapped
 
 
 @pytest.mark.parametrize(
@@ -139,6 +139,28 @@ def test_a_name_has_no_address_yet() -> None:
 def test_endpoints_are_values() -> None:
     assert len({Endpoint("a", 1), Endpoint("a", 1), Endpoint("a", 2)}) == 2
     assert sorted([Endpoint("b", 1), Endpoint("a", 2), Endpoint("a", 1)])[0] == Endpoint("a", 1)
+
+
+@pytest.mark.parametrize(
+    ("host", "plain"),
+    [
+        *(
+            ("::ffff:192.0.2.1", "192.0.2.1"),
+            ("0:0:0:0:0:FFFF:c000:201", "192.0.2.1"),
+            ("192.0.2.1", "192.0.2.1"),
+        ),
+        *(("::ffff:0:192.0.2.1", "::ffff:0:192.0.2.1"), ("2001:db8::1", "2001:db8::1"), ("::1", "::1")),
+    ],
+)
+def test_an_ipv4_address_that_was_seen_through_ipv6(host: str, plain: str) -> None:
+    assert unmapped(host) == plain
+
+
+def test_who_is_in_a_network() -> None:
+    networks = (ip_network("192.0.2.0/24"), ip_network("fe80::/64"))
+    assert [is_in(host, networks) for host in ("192.0.2.7", "fe80::1%eth0", "192.0.3.7", "::1", "", "a")] == [
+        *(True, True, False, False, False, False)
+    ]
 
 
 # ----- where syslog listens ---------------------------------------------------------------------------

@@ -24,6 +24,15 @@ def test_what_was_used_longest_ago_goes_first() -> None:
     assert paths(cache) == "acd"
 
 
+def test_what_nobody_asks_for_goes_also_when_nothing_else_is_looked_at() -> None:
+    cache: Cache[int] = Cache(100_000)
+    cache.put("a", entry(fresh_until=1.0), 0.0)
+    assert cache.expire(UNUSED_SECONDS)
+    assert paths(cache) == "a"
+    assert not cache.expire(UNUSED_SECONDS + 1.0)
+    assert paths(cache) == ""
+
+
 def test_what_nobody_asks_for_goes_when_anything_else_is_looked_at() -> None:
     cache: Cache[int] = Cache(100_000)
     cache.put("a", entry(fresh_until=1.0), 0.0)

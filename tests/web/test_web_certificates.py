@@ -1,5 +1,6 @@
 """Certificates: which one is shown, and files that are none."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,16 @@ def test_what_was_read_is_all_that_a_listener_needs(tmp_path: Path, authority: t
     certificate = read(pair(tmp_path, authority, "a.test"))
     (tmp_path / "both.pem").write_bytes(certificate.pem)
     context([str(tmp_path / "both.pem")])
+
+
+def test_a_file_is_read_once(tmp_path: Path, authority: trustme.CA) -> None:
+    """So workers get what has been found good, whoever replaces the files meanwhile. A pipe gives it once."""
+    chain, key = pair(tmp_path, authority, "a.test").split(",")
+    out, into = os.pipe()
+    with open(out, "rb"):
+        with open(into, "wb") as pipe:
+            pipe.write(Path(chain).read_bytes())
+        assert read(f"/proc/self/fd/{out},{key}").names == ("a.test",)
 
 
 @pytest.mark.parametrize(

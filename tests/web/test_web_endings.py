@@ -19,6 +19,7 @@ from scaleup.web.framing import CHUNKS_AT_ONCE
 from scaleup.web.origin import Origin
 from scaleup.web.problems import Problem
 from scaleup.web.stream import Stream
+from scaleup.web.syntax import MAX_LINE_BYTES
 
 SMALL_BUFFER = 4096
 
@@ -129,9 +130,34 @@ async def test_an_idle_connection_is_closed_although_the_application_leaves_byte
         origin = Origin(server, keepalive=60.0)
         connection = await origin.connect(5.0)
         connection.write(bytes(16 * 1024 * 1024))
-        origin.keep(connection)
+        origin._idle.append((connection, connection.loop.time() + 60.0))  # `keep` would not
         origin.close()
         await until(lambda: connection.is_lost)
+
+
+@pytest.mark.parametrize("size", [16 * 1024, 16 * 1024 * 1024])
+async def test_a_connection_on_which_a_request_was_not_taken_is_not_kept(size: int) -> None:
+    """The application has answered early; what it left unread stands before the next request. `size`: in our
+    kernel, or with us.
+    """
+    with socket.socket() as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL_BUFFER)
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen()
+        server = ServerSettings.model_validate(f"app1=127.0.0.1:{deaf.getsockname()[1]}").server()
+        origin = Origin(server, keepalive=60.0)
+        fresh, connection = [await origin.connect(5.0) for _ in range(2)]
+        fresh.write(b"GET")
+        fresh._send_unsent()
+        await until(lambda: not fresh.has_untaken)
+        connection.write(bytes(size))
+        origin.keep(connection, had_body=True)
+        assert origin.reuse() is None
+        await until(lambda: connection.is_lost)
+        origin.keep(fresh, had_body=True)
+        assert origin.reuse() is fresh
+        fresh.abort()
+        await until(lambda: fresh.is_lost)
 
 
 async def test_a_client_that_has_left_before_it_was_told_to_continue_has_failed() -> None:
@@ -177,6 +203,19 @@ async def test_a_response_that_a_drain_cuts_off_is_told_of() -> None:
             await client.rest()
         assert web.metric("requests_total", kind="forward", code="5xx") == 1
         client.writer.close()
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_request_that_a_drain_cuts_off_before_its_response_is_told_of(method: str) -> None:
+    app = Application(silent)
+    async with running(app) as web:
+        client = await web.connect()
+        client.writer.write(f"{method} /api/ HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n".encode())
+        await until(lambda: bool(app.seen))
+        await web.clients.drain(0.01)
+        assert web.metric("requests_total", kind="forward", code="5xx") == 1
+        assert [(access.status, access.sent) for access in web.accesses] == [(502, 0)]
+        client.reset()
 
 
 async def test_not_any_number_of_writes_is_seen_through_for_clients_that_have_left(
@@ -296,6 +335,21 @@ async def test_a_large_response_at_hand_waits_in_pieces_for_a_client_that_takes_
         client.writer.transport.resume_reading()
         assert gzip.decompress((await client.answer()).body) == text
         client.writer.close()
+
+
+async def test_of_what_is_no_request_a_line_is_logged_and_not_all_that_was_read_ahead() -> None:
+    async def behave(seen: Seen) -> None:
+        await until(lambda: len(ours.received) > 32 * 1024)
+        await seen.answer(ok(b""))
+
+    async with running(Application(behave)) as web:
+        client, ours = await connect_narrowly(web)
+        client.writer.write(b"GET /api/ HTTP/1.1\r\nHost: a\r\n\r\n" + b"\xff" * 300_000)
+        client.writer.transport.resume_reading()
+        await client.rest()
+        client.writer.close()
+        assert [access.status for access in web.accesses] == [200, 414]
+        assert web.accesses[1].line == b"\xff" * MAX_LINE_BYTES
 
 
 async def test_who_sends_more_than_was_asked_for_gets_to_read_the_last_response(tmp_path: Path) -> None:

@@ -3,9 +3,13 @@
 import asyncio
 import contextlib
 import gzip
+from ipaddress import IPv6Address
 
 import pytest
 from web_harness import Answer, Application, Seen, ok, running, until
+
+from scaleup.net import proxy_protocol
+from scaleup.web import forward
 
 
 async def never(seen: Seen) -> None:
@@ -198,6 +202,17 @@ async def test_trap_4_a_trusted_proxy_is_believed_and_added_to() -> None:
         assert seen.values("via") == [b"1.1 edge, 1.1 web1"]
 
 
+async def test_a_client_that_a_proxy_has_seen_through_ipv6_is_known_by_its_ipv4_address() -> None:
+    """In what the application is told, and in the networks that are trusted."""
+    app, mapped = Application(), IPv6Address("::ffff:192.0.2.7").packed
+    header = proxy_protocol.SIGNATURE + b"\x21\x21\x00\x24" + mapped + mapped + b"\x00\x50\x00\x50"
+    get = b"GET /api/ HTTP/1.1\r\nHost: a\r\nConnection: close\r\nX-Forwarded-For: 1.2.3.4\r\n\r\n"
+    async with running(app, accept_proxy=("127.0.0.0/8",), trusted_proxy=("192.0.2.0/24",)) as web:
+        assert (await web.ask(header, get)).startswith(b"HTTP/1.1 200 ")
+        assert app.seen[0].values("x-forwarded-for") == [b"1.2.3.4, 192.0.2.7"]
+        assert [access.peer for access in web.accesses] == ["192.0.2.7"]
+
+
 TRAILING = answering(
     b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
     b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n"
@@ -236,6 +251,19 @@ async def test_trap_5_trailers_go_to_who_asks_but_for_what_a_header_must_hold() 
         assert await client.reader.readexactly(len(body)) == body
         assert (app.seen[0].values("te"), app.seen[0].values("connection")) == ([b"trailers"], [b"TE"])
         client.writer.close()
+
+
+async def test_a_response_s_field_may_have_an_underscore_in_its_name() -> None:
+    """Which is a letter of names as any other (RFC 9110 §5.6.2); what is refused in requests is for CGI's sake."""
+    head = b"HTTP/1.1 200 OK\r\nX_Own: 1\r\nTransfer-Encoding: chunked\r\n\r\n"
+    app = Application(answering(head + b"3\r\nabc\r\n0\r\nx_sum: 2\r\n\r\n"))
+    async with running(app) as web:
+        answer = await web.ask(
+            b"GET /api/ HTTP/1.1\r\nHost: a\r\nTE: trailers\r\nConnection: TE, close\r\n\r\n"
+        )
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert b"\r\nX_Own: 1\r\n" in answer
+        assert answer.endswith(b"3\r\nabc\r\n0\r\nx_sum: 2\r\n\r\n")
 
 
 async def test_trap_5_the_trailers_of_a_request_end_here() -> None:
@@ -386,6 +414,39 @@ async def test_trap_9_what_a_dying_connection_may_have_swallowed_is_repeated_onl
         assert len(app.seen) == 1 + sent
 
 
+@pytest.mark.parametrize("said", [b"", b"HTTP/1.1 20", b"HTTP/1.1 103 Early Hints\r\n\r\n"])
+async def test_trap_9_what_was_taken_and_then_failed_is_no_close_that_was_crossed(
+    said: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be repeated at the same server beside --tries: `said` of a response, or after a while."""
+    if not said:
+        monkeypatch.setattr(forward, "CROSSING_SECONDS", -1.0)
+
+    async def behave(seen: Seen) -> None:
+        if len(app.seen) > 1:
+            await seen.answer(said)
+            seen.writer.close()
+        else:
+            await seen.answer(ok(b"hello"))
+
+    app = Application(behave)
+    async with running(app, tries=1) as web:
+        await web.get("/api/")
+        assert b" 502 Bad Gateway\r\n" in await web.ask(
+            b"GET /api/ HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+        )
+        assert len(app.seen) == 2
+
+
+@pytest.mark.parametrize(("count", "status"), [(16, b"200"), (17, b"502")])
+async def test_so_many_interim_responses_and_no_more(count: int, status: bytes) -> None:
+    app = Application(answering(b"HTTP/1.1 102 Processing\r\n\r\n" * count + ok(b"")))
+    async with running(app) as web:
+        answer = await web.ask(b"GET /api/ HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        assert answer.count(b"HTTP/1.1 102 ") == count
+        assert b"\r\n\r\nHTTP/1.1 %b " % status in answer
+
+
 async def test_trap_9_a_post_never_meets_a_connection_that_the_application_is_closing() -> None:
     app = Application()
     async with running(app) as web:
@@ -441,6 +502,27 @@ async def test_trap_10_the_application_s_time_is_not_the_client_s() -> None:
             assert not asked.done()
             go.set()
         assert asked.result().startswith(b"HTTP/1.1 200 ")
+
+
+async def test_while_a_response_comes_the_client_s_time_is_not_the_application_s() -> None:
+    """It answers while it is still being sent to, and then waits for a client that dawdles."""
+
+    async def echo(seen: Seen) -> None:
+        await seen.answer(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n")
+        await seen.answer(await seen.reader.readexactly(3))
+        await seen.answer(await seen.reader.readexactly(3))
+
+    app = Application(echo)
+    async with running(app, response_timeout=0.1) as web:
+        client = await web.connect()
+        client.writer.write(b"POST /api/ HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\nabc")
+        await client.head()
+        assert await client.reader.readexactly(3) == b"abc"
+        await asyncio.sleep(0.2)  # what is tested is that nothing happens in this time
+        client.writer.write(b"def")
+        assert await client.reader.readexactly(3) == b"def"
+        client.writer.close()
+        assert web.metric("upstream_failures_total", server="app1", reason="body_timeout") == 0
 
 
 async def test_an_application_that_does_not_take_the_body_is_504() -> None:

@@ -99,6 +99,29 @@ async def test_a_server_whose_answers_fail_is_left_out_until_a_check_passes() ->
             assert len(asked) == 3
 
 
+async def test_a_write_whose_client_has_left_is_seen_through_a_drain() -> None:
+    go = asyncio.Event()
+
+    async def behave(seen: Seen) -> None:
+        if seen.line.startswith(b"POST"):
+            await go.wait()
+        await fine(seen)
+
+    app = Application(behave)
+    async with app.listening(), started("--app", f"app1={app.endpoint}", "--inter", "3600") as web:
+        await until(lambda: web.logged("listening on"))
+        _, writer = await asyncio.open_connection("127.0.0.1", web.port)
+        writer.write(b"POST /api/ HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
+        await until(lambda: any(seen.line.startswith(b"POST") for seen in app.seen))
+        writer.close()
+        await until(lambda: web.logged("left before the response"))
+        web.process.terminate()
+        await until(lambda: web.logged("are seen through"))
+        go.set()
+        assert await web.process.wait() == 0
+        assert not web.logged("cut off")
+
+
 @pytest.mark.parametrize(
     ("argv", "code", "said"),
     [

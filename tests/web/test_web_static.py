@@ -5,13 +5,14 @@ import email
 import gzip
 import os
 import resource
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from web_harness import Answer, running, until
+from web_harness import Answer, Application, running, until
 
-from scaleup.web import static
+from scaleup.web import cache, disk, static
 from scaleup.web.disk import Disk, File
 from scaleup.web.problems import Problem
 
@@ -371,8 +372,25 @@ async def test_siblings_of_large_files(root: Path) -> None:
         answer = await web.get("/big", b"Accept-Encoding: gzip")
         assert (answer.body, answer.value("content-encoding")) == (b"smaller", "gzip")
         assert (await web.get("/big")).value("vary") == "Accept-Encoding"
-        part = await web.get("/big", b"Accept-Encoding: gzip", b"Range: bytes=0-3")
-        assert (part.body, part.value("content-encoding")) == (BIG[:4], None)
+
+
+async def test_a_range_is_of_what_would_have_been_sent_without_it(root: Path) -> None:
+    """Who has a part of the compressed file must not get the rest of the other one (RFC 9110 §14.2)."""
+    (root / "big.gz").write_bytes(b"smaller")
+    asked = (b"Accept-Encoding: gzip", b"Range: bytes=0-3")
+    async with running(root=root) as web:
+        plain, coded = await web.get("/big"), await web.get("/big", asked[0])
+        assert (plain.value("accept-ranges"), coded.value("accept-ranges")) == ("bytes", None)
+        etags = [(answer.value("etag") or "").encode() for answer in (plain, coded)]
+        for fields, status, body, coding in (
+            (asked, 200, b"smaller", "gzip"),
+            ((*asked, b"If-Range: " + etags[1]), 200, b"smaller", "gzip"),
+            ((*asked, b"If-Range: " + etags[0]), 206, BIG[:4], None),
+            ((b"Accept-Encoding: br", asked[1]), 206, BIG[:4], None),
+            ((asked[1],), 206, BIG[:4], None),
+        ):
+            answer = await web.get("/big", *fields)
+            assert (answer.status, answer.body, answer.value("content-encoding")) == (status, body, coding)
 
 
 async def test_a_file_that_changes_is_served_anew_within_a_second(root: Path) -> None:
@@ -401,10 +419,12 @@ async def test_cache_control_by_pattern(root: Path) -> None:
 
 
 async def test_a_site_of_one_page(root: Path) -> None:
-    async with running(root=root, fallback="/index.html") as web:
+    caching = ("/index.html=max-age=9",)
+    async with running(root=root, fallback="/index.html", cache_control=caching) as web:
         for path in ("/deep/link", "/missing", "/empty/"):
             answer = await web.get(path)
             assert (answer.status, answer.body) == (200, b"<h1>front</h1>")
+            assert answer.value("cache-control") == "max-age=9"
         assert (await web.get("/.env")).body == b"<h1>front</h1>"
         assert (await web.get("/digits")).body == b"0123456789"
 
@@ -420,10 +440,26 @@ async def test_error_pages_are_for_people(root: Path) -> None:
         assert (absent.status, b"<h1>405" in absent.body) == (405, True)
 
 
+@pytest.mark.parametrize(
+    ("setting", "missing", "method"),
+    [({"fallback": "/app/page"}, "/missing", "GET"), ({"error_page": ("405=/app/page",)}, "/app/", "TRACE")],
+)
+async def test_a_file_that_a_setting_names_takes_no_path_away_from_the_application(
+    root: Path, setting: dict[str, Any], missing: str, method: str
+) -> None:
+    (root / "app").mkdir()
+    (root / "app" / "page").write_text("nothing here")
+    async with running(Application(), root=root, prefix=("/app/",), **setting) as web:
+        for _ in range(2):
+            assert (await web.get(missing, b"Accept: text/html", method=method)).body == b"nothing here"
+            assert (await web.get("/app/page")).body == b"hello"
+
+
 async def test_a_file_is_looked_at_once_a_second_for_all_and_read_again_only_when_it_has_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(static, "FRESH_SECONDS", 0.0)
+    monkeypatch.setattr(disk, "TICK_NS", 0)  # not again because it has just been written
     file = tmp_path / "a.txt"
     file.write_text("one")
     found: list[int] = []
@@ -452,6 +488,57 @@ async def test_a_file_is_looked_at_once_a_second_for_all_and_read_again_only_whe
             answers = [group.create_task(web.get("/a.txt")) for _ in range(20)]
         assert {answer.result().body for answer in answers} == {b"two"}
         assert 7 <= len(found) < 26
+
+
+async def test_a_file_that_nobody_asks_for_does_not_stay_open(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (static, cache):
+        monkeypatch.setattr(module, "UNUSED_SECONDS", 0.01)
+    monkeypatch.setattr(static, "FRESH_SECONDS", 0.0)
+
+    def is_open() -> bool:
+        return any(os.path.realpath(link) == str(root / "big") for link in Path("/proc/self/fd").iterdir())
+
+    async with running(root=root) as web:
+        assert (await web.get("/big")).status == 200
+        await until(lambda: not is_open())
+
+
+@pytest.mark.parametrize("size", [10, 100_000])
+async def test_of_two_versions_with_one_time_each_has_its_own_tag(tmp_path: Path, size: int) -> None:
+    """As reproducible builds make them. In memory a file has the same tag wherever it is."""
+    etags = []
+    for name, content in (("a", b"1"), ("b", b"2"), ("c", b"1")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_bytes(content * size)
+        os.utime(tmp_path / name / "file", (1 if name != "c" else time.time(), 1))
+        async with running(root=tmp_path / name) as web:
+            etags.append((await web.get("/file")).value("etag"))
+    assert etags[0] != etags[1]
+    assert (etags[0] == etags[2]) == (size == 10)
+
+
+async def test_what_has_changed_a_moment_ago_is_not_known_by_its_times(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may change again before the kernel's clock for files ticks."""
+    monkeypatch.setattr(static, "FRESH_SECONDS", 0.0)
+    (tmp_path / "file").write_bytes(b"1")
+    reads: list[int] = []
+    read = File.read
+
+    def counted(*given: Any) -> bytes:
+        reads.append(1)
+        return read(*given)
+
+    monkeypatch.setattr(File, "read", counted)
+    async with running(root=tmp_path) as web:
+        for tick, count in ((10**18, 2), (0, 3)):
+            monkeypatch.setattr(disk, "TICK_NS", tick)
+            for _ in range(2):
+                await web.get("/file")
+            assert len(reads) == count
 
 
 async def test_what_is_in_memory_is_answered_as_the_first_time(root: Path) -> None:

@@ -76,15 +76,6 @@ def test_the_absolute_form_names_the_host() -> None:
     assert parse("/a").authority is None
 
 
-def test_a_prefix_is_compared_with_the_meaning() -> None:
-    assert parse("/api/x").is_below(b"/api/")
-    assert parse("/%61pi//x").is_below(b"/api/")
-    assert parse("/x/../api/").is_below(b"/api/")
-    assert not parse("/api/../x").is_below(b"/api/")
-    assert not parse("/api").is_below(b"/api/")
-    assert not parse("/apix/").is_below(b"/api/")
-
-
 @given(st.text("/.%2eEfF5cC0aA\\?;b", max_size=30).map(lambda text: "/" + text))
 def test_a_target_never_means_something_above_the_root(text: str) -> None:
     try:

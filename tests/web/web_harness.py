@@ -20,6 +20,7 @@ from scaleup.net.sockets import endpoint_of, listening
 from scaleup.upstream.balance import algorithm
 from scaleup.upstream.pool import Pool
 from scaleup.upstream.server_settings import ServerSettings
+from scaleup.web.access_log import Access
 from scaleup.web.clients import Clients
 from scaleup.web.metrics import Metrics
 from scaleup.web.serve import admission, assemble, limits
@@ -147,6 +148,8 @@ class Web:
     endpoint: Endpoint
     pool: Pool
     registry: CollectorRegistry
+    accesses: list[Access]
+    """What the access log was told."""
     errors: list[str] = field(default_factory=list)
     """What was logged at level ERROR; a test that means it empties this."""
 
@@ -298,12 +301,13 @@ async def _start(servers: list[ServerSettings], root: Path | None, given: dict[s
         return None
 
     metrics = Metrics(registry)
-    server = assemble(settings, pool, metrics, ready)
+    accesses = list[Access]()
+    server = assemble(settings, pool, metrics, ready, log_access=accesses.append)
     clients = Clients(server, limits(settings, hsts=0), admission(settings), metrics)
     sock = listening(Endpoint("127.0.0.1", 0), "--listen")
     endpoint = endpoint_of(sock)
     clients.accept([sock])
-    return Web(clients, server, endpoint, pool, registry)
+    return Web(clients, server, endpoint, pool, registry, accesses)
 
 
 def _descriptors() -> set[str]:
