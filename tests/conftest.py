@@ -19,6 +19,9 @@ settings.load_profile("ours")
 ON_BOTH_LOOPS = ("upstream", "web", "lb", "net", "processes")
 """Folders whose asyncio tests run on both loops, because what they test touches sockets on either."""
 
+ON_UVLOOP = ("app", "db")
+"""Folders whose tests run on the loop of production only."""
+
 ALONE = ("bench", "e2e")
 """Folders whose slow tests have the machine to themselves (marked `alone`)."""
 
@@ -29,7 +32,11 @@ ON_UVLOOP_FIRST = ("upstream", "web", "lb", "net")
 def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    return LOOPS if item.path.parent.name in ON_BOTH_LOOPS else {"asyncio": LOOPS["asyncio"]}
+    folder = item.path.parent.name
+    if folder in ON_BOTH_LOOPS:
+        return LOOPS
+    loop = "uvloop" if folder in ON_UVLOOP else "asyncio"
+    return {loop: LOOPS[loop]}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -70,10 +77,12 @@ def open_descriptors() -> dict[int, str]:
 
 
 @pytest.fixture(autouse=True)
-def _leaves_no_socket_behind() -> Iterator[None]:
+def _leaves_no_socket_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     """A test that leaves a socket, a pipe or an eventfd open has found a leak, or is one."""
     before = open_descriptors()
     yield
+    if request.node.get_closest_marker("keeps_connections"):
+        return
     after = open_descriptors()
     left = {
         number: what
