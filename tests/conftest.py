@@ -19,6 +19,9 @@ settings.load_profile("ours")
 ON_BOTH_LOOPS = ("upstream", "web", "lb", "net", "processes")
 """Folders whose asyncio tests run on both loops, because what they test touches sockets on either."""
 
+ON_UVLOOP = ("app", "db")
+"""Folders whose tests run on the loop of production only."""
+
 ON_UVLOOP_FIRST = ("upstream", "web", "lb", "net")
 """Those of them that are uvloop's in production: `make check` leaves the other loop to `make test`."""
 
@@ -26,9 +29,11 @@ ON_UVLOOP_FIRST = ("upstream", "web", "lb", "net")
 def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    # Who is alone looks at processes, which have a loop of their own.
-    on_both = item.path.parent.name in ON_BOTH_LOOPS and not item.get_closest_marker("alone")
-    return LOOPS if on_both else {"asyncio": LOOPS["asyncio"]}
+    folder = item.path.parent.name
+    if folder in ON_BOTH_LOOPS and not item.get_closest_marker("alone"):  # that looks at processes, with their own
+        return LOOPS
+    loop = "uvloop" if folder in ON_UVLOOP else "asyncio"
+    return {loop: LOOPS[loop]}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -66,10 +71,12 @@ def open_descriptors() -> dict[int, str]:
 
 
 @pytest.fixture(autouse=True)
-def _leaves_no_socket_behind() -> Iterator[None]:
+def _leaves_no_socket_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     """A test that leaves a socket, a pipe or an eventfd open has found a leak, or is one."""
     before = open_descriptors()
     yield
+    if request.node.get_closest_marker("keeps_connections"):
+        return
     after = open_descriptors()
     left = {
         number: what

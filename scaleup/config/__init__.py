@@ -28,6 +28,7 @@ from scaleup.config.model import (
     Flag,
     NetworkField,
     Seconds,
+    Settings,
     TierSettings,
 )
 from scaleup.config.secrets import SecretFile, read_secret
@@ -43,6 +44,7 @@ __all__ = [
     "NetworkField",
     "Seconds",
     "SecretFile",
+    "Settings",
     "TierSettings",
     "distinct",
     "load",

@@ -78,12 +78,16 @@ Seconds = Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)]
 """A time-out or interval: more than 0, at most a day (nothing waits for ever)."""
 
 
-class TierSettings(BaseModel):
-    """What every tier can be told. A tier's own model adds its fields and its `tier` name."""
+class Settings(BaseModel):
+    """What can be set, whole or in part: a tier's own model inherits from several. An unknown key is a fault."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", validate_default=True, arbitrary_types_allowed=True
     )
+
+
+class TierSettings(Settings):
+    """What every tier can be told. A tier's own model adds its fields and its `tier` name."""
 
     tier: ClassVar[str]
     """Names the tables `[tier]` and `[tier.node.NAME]` and the environment variables `SCALEUP_TIER_…`."""

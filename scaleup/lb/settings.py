@@ -25,8 +25,6 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     field_validator,
     model_validator,
@@ -39,6 +37,7 @@ from scaleup.config import (
     NamedTable,
     NetworkField,
     Seconds,
+    Settings,
     TierSettings,
     distinct,
 )
@@ -64,12 +63,8 @@ MAX_ELECTED_SOCKETS = 128
 """The vrrp process is handed all of them in one message (scaleup.processes.channel)."""
 
 
-class FrontendFields(BaseModel):
+class FrontendFields(Settings):
     """What can be said of a frontend: where clients come in, and what they may do."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", validate_default=True, arbitrary_types_allowed=True
-    )
 
     listen: Annotated[tuple[EndpointField, ...], Flag("HOST:PORT", TRAFFIC)] = Field(
         (), description="where clients connect; on a --vip, only while Active; repeatable"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator
+from pydantic import Field, PlainSerializer, PlainValidator
 
-from scaleup.config import Flag
+from scaleup.config import Flag, Settings
 from scaleup.net.addresses import Endpoint
 from scaleup.upstream.host_names import DNS_PORT
 
@@ -26,12 +26,8 @@ ServerField = Annotated[Endpoint, PlainValidator(_server, json_schema_input_type
 """ADDRESS or ADDRESS:PORT."""
 
 
-class ResolverSettings(BaseModel):
+class ResolverSettings(Settings):
     """HAProxy's section `resolvers`."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", validate_default=True, arbitrary_types_allowed=True
-    )
 
     resolver: Annotated[tuple[ServerField, ...], Flag("ADDRESS[:PORT]", NAMES)] = Field(
         (),

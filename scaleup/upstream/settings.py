@@ -15,14 +15,12 @@ from typing import Annotated, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     PlainSerializer,
     PlainValidator,
 )
 
-from scaleup.config import Flag, Seconds
+from scaleup.config import Flag, Seconds, Settings
 from scaleup.net.addresses import Endpoint
 from scaleup.upstream.balance import ALGORITHMS, algorithm_class
 from scaleup.upstream.healthcheck import HealthCheck, Method, Statuses, Tls
@@ -92,12 +90,8 @@ Fall = Annotated[
 ]
 
 
-class UpstreamSettings(BaseModel):
+class UpstreamSettings(Settings):
     """How servers are chosen and watched; HAProxy's words, and its defaults."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", validate_default=True, arbitrary_types_allowed=True
-    )
 
     balance: Annotated[str, AfterValidator(_balance), Flag("NAME", "servers")] = Field(
         "roundrobin",

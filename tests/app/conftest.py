@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-import uvloop
 from app_harness import App, database_servers, make_pool, run_app
-from database_servers import DatabaseServer
-from needs import requires
+from database_servers import ENGINES, DatabaseServer
 
 from scaleup.app.migrate import migrate
 from scaleup.app.pool import Pool
 from scaleup.app.store import Store
 from scaleup.app.transactions import Transactions
-
-ENGINES = [pytest.param("mariadb", marks=requires("mariadbd")), "embedded"]
-
-
-def pytest_asyncio_loop_factories(
-    config: pytest.Config, item: pytest.Item
-) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    return {"uvloop": uvloop.new_event_loop}  # as in production
 
 
 @pytest.fixture(scope="session", params=ENGINES)
@@ -50,6 +39,13 @@ def running_mariadb() -> Iterator[DatabaseServer]:
 def mariadb(running_mariadb: DatabaseServer) -> DatabaseServer:
     running_mariadb.empty()
     return running_mariadb
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[DatabaseServer]:
+    """For applications that are processes."""
+    with database_servers.database("embedded") as server:
+        yield server
 
 
 @pytest.fixture

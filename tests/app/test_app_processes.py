@@ -9,20 +9,13 @@ import socket
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
 
 import pytest
-from database_servers import PASSWORD, DatabaseServer, database
+from database_servers import PASSWORD, DatabaseServer
 
 from bench.ports import free_port
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[DatabaseServer]:
-    with database("embedded") as server:
-        yield server
 
 
 def start(*arguments: str, password: str = PASSWORD) -> subprocess.Popen[str]:

@@ -14,16 +14,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from database_servers import DatabaseServer, database
+from database_servers import DatabaseServer
 from test_app_processes import fails, start, url
 
 from bench.ports import free_port
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[DatabaseServer]:
-    with database("embedded") as server:
-        yield server
 
 
 class Application:

@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Iterator, Mapping
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
 import database_servers
 import pytest
-import uvloop
-from database_servers import DatabaseServer
-from needs import requires
-
-
-def pytest_asyncio_loop_factories(
-    config: pytest.Config, item: pytest.Item
-) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    return {"uvloop": uvloop.new_event_loop}  # as in production
-
-
-ENGINES = [pytest.param("mariadb", marks=requires("mariadbd")), "embedded"]
+from database_servers import ENGINES, DatabaseServer
 
 
 @pytest.fixture(scope="session", params=ENGINES)
@@ -43,3 +34,11 @@ def embedded(running_embedded: DatabaseServer) -> DatabaseServer:
 def database(running: DatabaseServer) -> DatabaseServer:
     running.empty()
     return running
+
+
+@pytest.fixture
+def data() -> Iterator[Path]:
+    """Not in pytest's own directories: started by root, mariadbd runs as somebody who may not enter those."""
+    with tempfile.TemporaryDirectory() as path:
+        os.chmod(path, 0o755)
+        yield Path(path) / "data"

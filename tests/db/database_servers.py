@@ -15,10 +15,13 @@ from pathlib import Path
 from typing import IO
 
 import pymysql
+import pytest
+from needs import requires
 
 from scaleup.net.addresses import Endpoint
 
 PASSWORD = "pä'ss\\word"  # with what needs quoting in SQL, and what latin1 and UTF-8 write differently
+ENGINES = [pytest.param("mariadb", marks=requires("mariadbd")), "embedded"]
 STARTED = re.compile(r"\) on (127\.0\.0\.1:\d+), data in (.*)$")
 
 

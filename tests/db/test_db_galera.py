@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -21,13 +20,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(120), requires("mariadbd", "
 
 THREE = ("--galera", "3")
 TABLE = "CREATE TABLE IF NOT EXISTS notes (id INT NOT NULL PRIMARY KEY)"
-
-
-@pytest.fixture
-def data() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory() as path:
-        os.chmod(path, 0o755)
-        yield Path(path) / "data"
 
 
 def until(condition: Callable[[], bool]) -> None:

@@ -12,28 +12,19 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
-from database_servers import PASSWORD, database, start_database
+from database_servers import ENGINES, PASSWORD, database, start_database
 from needs import requires
 
 from bench.ports import free_port
 
 pytestmark = pytest.mark.slow
 
-ENGINES = [pytest.param("mariadb", marks=requires("mariadbd")), "embedded"]
 ENVIRONMENT = {**os.environ, "SCALEUP_DB_PASSWORD": PASSWORD}
-
-
-@pytest.fixture
-def data() -> Iterator[Path]:
-    """Not in pytest's own directories: started by root, mariadbd runs as somebody who may not enter those."""
-    with tempfile.TemporaryDirectory() as path:
-        os.chmod(path, 0o755)
-        yield Path(path) / "data"
 
 
 def run(*arguments: str) -> tuple[int, str]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -22,13 +21,6 @@ from bench.ports import free_port
 pytestmark = [pytest.mark.slow, requires("mariadbd", "mariadb")]
 
 TABLE = "CREATE TABLE IF NOT EXISTS notes (id INT NOT NULL PRIMARY KEY)"
-
-
-@pytest.fixture
-def data() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory() as path:
-        os.chmod(path, 0o755)
-        yield Path(path) / "data"
 
 
 def until(condition: Callable[[], bool]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 
 import pytest
 from desk import Desk
@@ -93,12 +92,6 @@ ONE_PROXY = {
     "frontend": [{"name": "www", "listen": [":80"]}],
     "backend": [{"name": "web", "server": ["web1=127.0.77.21:18081,weight=2"]}],
 }
-
-
-@pytest.fixture
-def desk() -> Iterator[Desk]:
-    with contextlib.closing(Desk()) as desk:
-        yield desk
 
 
 async def say(desk: Desk, line: str) -> str:

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 from base64 import b64encode
-from collections.abc import Iterator
 from hashlib import sha256
 from html.parser import HTMLParser
 
-import pytest
 from desk import Desk
 
 from scaleup.lb.counters import ServerColumn
 from scaleup.lb.page import COLUMNS, HEADERS, page
 from scaleup.lb.stats import BackendRow, FrontendRow, ServerRow
-
-
-@pytest.fixture
-def desk() -> Iterator[Desk]:
-    with contextlib.closing(Desk()) as desk:
-        yield desk
 
 
 def shown(desk: Desk, role: str | None = None) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,12 +17,6 @@ from scaleup.net.addresses import Endpoint
 from scaleup.upstream.server import Server
 
 ADDRESS = Endpoint("10.0.0.21", 80)
-
-
-@pytest.fixture
-def desk() -> Iterator[Desk]:
-    with contextlib.closing(Desk()) as desk:
-        yield desk
 
 
 def rows(desk: Desk) -> dict[tuple[str, str], dict[str, Any]]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from elections import until
+from scripts import lines, program
 
 from scaleup.errors import StartupError
 from scaleup.processes.logs import Destination
@@ -20,17 +21,6 @@ from scaleup.vrrp.notify import NotifySettings
 from scaleup.vrrp.tracking import TrackSettings
 
 pytestmark = pytest.mark.slow  # interpreters are started
-
-
-def program(folder: Path, name: str, text: str) -> str:
-    path = folder / name
-    path.write_text(f"#!/bin/sh\n{text}\n")
-    path.chmod(0o755)
-    return str(path)
-
-
-def lines(path: Path) -> list[str]:
-    return path.read_text().splitlines() if path.exists() else []
 
 
 def change(condition: Condition) -> Notify:

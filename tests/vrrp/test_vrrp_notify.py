@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from elections import until
 from pydantic import ValidationError
+from scripts import lines, program
 
 from scaleup.vrrp.decisions import Condition, Notify
 from scaleup.vrrp.notify import MAX_WAITING, Notifier, NotifySettings
@@ -19,13 +20,6 @@ from scaleup.vrrp.notify import MAX_WAITING, Notifier, NotifySettings
 
 def change(condition: Condition, name: str = "VI_1", kind: Any = "INSTANCE", priority: int = 100) -> Notify:
     return Notify(kind, name, condition, priority, "a rule")
-
-
-def program(folder: Path, name: str, text: str) -> str:
-    path = folder / name
-    path.write_text(f"#!/bin/sh\n{text}\n")
-    path.chmod(0o755)
-    return str(path)
 
 
 def writing(folder: Path, name: str, to: Path) -> str:
@@ -41,10 +35,6 @@ async def running(settings: dict[str, NotifySettings]) -> AsyncIterator[Notifier
             yield notifier
         finally:
             task.cancel()
-
-
-def lines(path: Path) -> list[str]:
-    return path.read_text().splitlines() if path.exists() else []
 
 
 async def test_each_state_has_its_script_and_notify_is_told_of_all(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,7 +30,7 @@ from web.recorder import Recorder
 
 from bench.ports import free_port
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(60), pytest.mark.keeps_connections]
 
 COMBINED = re.compile(
     r'(?P<host>\S+) - - \[\d\d/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d [+-]\d{4}\] "(?P<request>[^"]*)" '
@@ -46,18 +45,6 @@ def root(tmp_path: Path) -> Path:
     (tmp_path / "root" / "a.txt").write_text("12345")
     (tmp_path / "root" / "big").write_bytes(bytes(1024 * 1024))
     return tmp_path / "root"
-
-
-@pytest.fixture
-def application() -> Iterator[Recorder]:
-    recorder = Recorder()
-    with recorder.listening():
-        yield recorder
-
-
-@pytest.fixture(autouse=True)
-def _leaves_no_socket_behind() -> None:
-    """The application is in this process, and connections to it stay open until its fixture ends."""
 
 
 def ask(address: Address, line: str, *fields: str) -> bytes:

@@ -21,7 +21,7 @@ from web.recorder import ANSWER, Recorder, whole
 
 from bench.ports import free_port
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.keeps_connections]
 
 SMUGGLED = b"GET /api/smuggled HTTP/1.1\r\nHost: a\r\n\r\n"
 GOOD = b"GET /api/good HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -305,13 +305,6 @@ def behind_the_balancer(alone: Tier) -> Iterator[Tier]:
     with contextlib.closing(Process("scaleup.lb", "--node", "lb1", "--drain", "1", *flags)):
         reachable(("127.0.0.1", port))
         yield Tier(("127.0.0.1", port), alone.application)
-
-
-@pytest.fixture(autouse=True)
-def _leaves_no_socket_behind() -> None:
-    """The application is in this process, and connections to it stay open from one test to the next; all are closed
-    with its fixture.
-    """
 
 
 def assert_refused(tier: Tier, name: str) -> None:

@@ -25,7 +25,7 @@ from bench.ports import free_port
 from scaleup.net.addresses import Endpoint
 from scaleup.net.proxy_protocol import v1, v2, v2_local
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(60), pytest.mark.keeps_connections]
 
 CLIENT, HERE = Endpoint("192.0.2.7", 4711), Endpoint("198.51.100.1", 80)
 CLIENT6, HERE6 = Endpoint("2001:db8::7", 4711), Endpoint("2001:db8::1", 80)
@@ -41,13 +41,6 @@ class Behind:
     def clients(self) -> list[str]:
         """In the access log."""
         return [line.partition(" ")[0] for line in self._log.read_text().splitlines()]
-
-
-@pytest.fixture(scope="module")
-def application() -> Iterator[Recorder]:
-    recorder = Recorder()
-    with recorder.listening():
-        yield recorder
 
 
 @pytest.fixture(scope="module")
@@ -70,11 +63,6 @@ def _running(
     with web(*flags) as (process, plain):
         yield process, Behind(plain, tls, admin, log)
         assert not [said for said in process.log if "Traceback" in said], "".join(process.log)
-
-
-@pytest.fixture(autouse=True)
-def _leaves_no_socket_behind() -> None:
-    """The application is in this process, and connections to it stay open from one test to the next."""
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from web.secure import Authority, names_of, rest, secure_port
 
 from bench.ports import free_port
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(60), pytest.mark.keeps_connections]
 
 REFUSED = 'connections_refused_total{reason="tls"}'
 BIG = os.urandom(10 * 1024 * 1024)
@@ -42,18 +42,6 @@ class Site:
         said = len(self.process.log)
         self.process.process.send_signal(signal.SIGHUP)
         return self.process.said(r"\breloaded|not reloaded", after=said)[0]
-
-
-@pytest.fixture(scope="module")
-def application() -> Iterator[Recorder]:
-    recorder = Recorder()
-    with recorder.listening():
-        yield recorder
-
-
-@pytest.fixture(autouse=True)
-def _leaves_no_socket_behind() -> None:
-    """The application is in this process, and connections to it stay open from one test to the next."""
 
 
 @pytest.fixture(scope="module")

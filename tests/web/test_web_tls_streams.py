@@ -31,7 +31,7 @@ from web.secure import Authority, rest, secure_port
 
 from bench.ports import free_port
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(60), pytest.mark.keeps_connections]
 
 BIG_BYTES = 10 * 1024 * 1024
 STALLED = 20
@@ -116,11 +116,6 @@ class Site:
         peak = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{worker.pid}/status").read_text())
         assert peak is not None
         return int(peak[1]) * 1024
-
-
-@pytest.fixture(autouse=True)
-def _leaves_no_socket_behind() -> None:
-    """The application is in this process, and connections to it may outlast a test."""
 
 
 @pytest.fixture(scope="module")

@@ -31,6 +31,13 @@ SECONDS = 5.0
 """Nothing in these tests takes longer, unless it hangs."""
 
 
+def reset(writer: asyncio.StreamWriter) -> None:
+    """Break the connection with RST."""
+    sock = writer.get_extra_info("socket")
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    writer.transport.abort()
+
+
 @dataclass
 class Seen:
     """A request as it arrived at an application. `head`: up to the empty line, without it."""
@@ -64,10 +71,7 @@ class Seen:
         await self.writer.drain()
 
     def reset(self) -> None:
-        """Break the connection with RST."""
-        sock = self.writer.get_extra_info("socket")
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-        self.writer.transport.abort()
+        reset(self.writer)
 
 
 Behaviour = Callable[[Seen], Awaitable[None]]
@@ -203,9 +207,7 @@ class Client:
         return answer
 
     def reset(self) -> None:
-        sock = self.writer.get_extra_info("socket")
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-        self.writer.transport.abort()
+        reset(self.writer)
 
 
 @dataclass
