@@ -42,7 +42,7 @@ from scaleup.lb.stats import csv
 from scaleup.lb.totals import Totals
 from scaleup.lb.trend import SAMPLE_SECONDS
 from scaleup.net.addresses import Endpoint
-from scaleup.net.sockets import bound, endpoint_of, stop_listening
+from scaleup.net.sockets import bound, stop_listening
 from scaleup.processes import Child, Message, Process, Tasks
 from scaleup.processes.keeper import Keeper
 from scaleup.processes.logs import Destination
@@ -199,15 +199,12 @@ class Node:
         await generation.end()
 
     async def _retire(self, old: Generation) -> None:
-        """In the end nothing of it is left, nor the sockets that only it has known."""
+        """In the end nothing of it is left."""
         self._retiring.add(old)
-        gone = self._sockets.besides(self._settings.endpoints)
-        where = [endpoint_of(self._sockets.at(endpoint)[0]) for endpoint in gone]
-        await old.retire(old.settings.hard_stop_after, where)
+        gone = self._sockets.leave(self._settings.endpoints)
+        await old.retire(old.settings.hard_stop_after, gone)
         self._retiring.discard(old)
         await self._end_generation(old)
-        unused = [endpoint for endpoint in gone if endpoint not in self._settings.endpoints]  # still
-        self._sockets.close([sock for endpoint in unused for sock in self._sockets.at(endpoint)])
         log.info("the workers under the old settings have ended")
 
     def _worker_ready(self) -> None:

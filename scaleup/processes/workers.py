@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from scaleup.net.addresses import Endpoint
-from scaleup.net.sockets import endpoint_of
 from scaleup.processes.channel import Message
 from scaleup.processes.generation import Generation
 from scaleup.processes.logs import Destination
@@ -105,14 +104,10 @@ class Workers:
         self._current = new
 
     async def _retire(self, old: _Planned, plan: Plan) -> None:
-        """In the end nothing of it is left, nor the sockets that only it has known."""
-        gone = self._sockets.besides(plan.endpoints)
-        await old.retire(old.plan.drain, [endpoint_of(self._sockets.at(endpoint)[0]) for endpoint in gone])
+        """In the end nothing of it is left."""
+        await old.retire(old.plan.drain, self._sockets.leave(plan.endpoints))
         self._retiring.discard(old)
         await old.end()
-        assert self._current is not None
-        unused = [endpoint for endpoint in gone if endpoint not in self._current.plan.endpoints]  # still
-        self._sockets.close([sock for endpoint in unused for sock in self._sockets.at(endpoint)])
         log.info("the workers under the old settings have ended")
 
     def _hear(self, key: tuple[int, int], message: Message) -> None:

@@ -273,7 +273,7 @@ def test_addresses_come_and_go_with_reloads_and_what_is_known_of_servers_stays(
     configure(first)
     node = start("--config", str(file)).ready()
     eventually(lambda: node.metric("lb_server_status", server="dead", state="DOWN") == 1)
-    for where, gone in (((first, second), None), ((second,), first)):
+    for where, gone in (((first, second), None), ((second,), first), ((first, second), None)):
         configure(*where)
         known = len(node.log)
         node.process.send_signal(signal.SIGHUP)
