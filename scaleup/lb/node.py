@@ -24,7 +24,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -138,6 +138,7 @@ class Node:
         self._servers.know(settings)
         self._servers.watch(settings, self._source)
         self._tell_workers()
+        self._retiring.add(old)
         self._tasks.spawn(self._retire(old), name="workers under the old settings")
 
     async def stop(self) -> None:
@@ -145,34 +146,31 @@ class Node:
         await self._process.end_reload()
         await self._servers.rest()
         self._tell_fitness()
-        generations = self._generations()
         if self._process.stopping.is_set() and not self._process.urgent.is_set():
-            await self._stop_softly(generations)
+            await self._stop_softly()
         else:
-            await self._drain(generations, self._settings.drain)
+            await self._drain(self._settings.drain)
         if self._vrrp is not None:
             await self._vrrp.stop(STOP_GRACE_SECONDS)
         if self._runtime is not None:
             await self._runtime.stop()
         await self._tasks.cancel()
-        for generation in {*generations, *self._retiring}:
+        for generation in self._generations():  # that have not ended meanwhile
             await generation.end()
         for collector in self._collectors:
             self._process.registry.unregister(collector)
         self._sockets.close_all()
 
-    async def _stop_softly(self, generations: Sequence[Generation]) -> None:
+    async def _stop_softly(self) -> None:
         """Sessions may go on for `hard_stop_after`, or, once it is urgent all the same, for `drain`."""
-        patient = self._tasks.spawn(
-            self._drain(generations, self._settings.hard_stop_after), name="soft stop"
-        )
+        patient = self._tasks.spawn(self._drain(self._settings.hard_stop_after), name="soft stop")
         urgent = self._tasks.spawn(self._process.urgent.wait(), name="the end of a soft stop")
         await asyncio.wait({patient, urgent}, return_when=asyncio.FIRST_COMPLETED)
         if not patient.done():
-            await self._drain(generations, self._settings.drain)
+            await self._drain(self._settings.drain)
 
-    async def _drain(self, generations: Sequence[Generation], seconds: float) -> None:
-        await asyncio.gather(*(generation.drain(seconds) for generation in generations))
+    async def _drain(self, seconds: float) -> None:
+        await asyncio.gather(*(generation.drain(seconds) for generation in self._generations()))
 
     # ----- the workers ----------------------------------------------------------------------------
 
@@ -200,11 +198,10 @@ class Node:
 
     async def _retire(self, old: Generation) -> None:
         """In the end nothing of it is left."""
-        self._retiring.add(old)
         gone = self._sockets.leave(self._settings.endpoints)
         await old.retire(old.settings.hard_stop_after, gone)
-        self._retiring.discard(old)
         await self._end_generation(old)
+        self._retiring.discard(old)  # not before, or a stop that breaks this off would leave it
         log.info("the workers under the old settings have ended")
 
     def _worker_ready(self) -> None:

@@ -73,10 +73,9 @@ class Workers:
             await self._process.stopping.wait()
         finally:
             await self._process.end_reload()
-            generations = [*self._retiring, *([self._current] if self._current else [])]
-            await asyncio.gather(*(generation.drain(generation.plan.drain) for generation in generations))
+            await asyncio.gather(*(it.drain(it.plan.drain) for it in self._generations()))
             await self._tasks.cancel()
-            for generation in generations:
+            for generation in self._generations():  # that have not ended meanwhile
                 await generation.end()
             self._sockets.close_all()
 
@@ -106,9 +105,12 @@ class Workers:
     async def _retire(self, old: _Planned, plan: Plan) -> None:
         """In the end nothing of it is left."""
         await old.retire(old.plan.drain, self._sockets.leave(plan.endpoints))
-        self._retiring.discard(old)
         await old.end()
+        self._retiring.discard(old)  # not before, or a stop that breaks this off would leave it
         log.info("the workers under the old settings have ended")
+
+    def _generations(self) -> list[_Planned]:
+        return [*self._retiring, *([self._current] if self._current else [])]
 
     def _hear(self, key: tuple[int, int], message: Message) -> None:
         match message.kind:
