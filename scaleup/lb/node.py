@@ -3,8 +3,8 @@
 It opens the listening sockets and hands them down, watches the servers once for all workers (`servers`), keeps the
 vrrp process and the workers running, and exports what they count. User bytes never come here.
 
-The local health of the node, which the election should know of, is whether any worker can accept. When
-none can, the vrrp process is told `fault` and another node takes over; servers that are down are no fault
+The local health of the node, which the election should know of, is whether any worker can accept, and none has died
+that cannot be started again. Else the vrrp process is told `fault` and another node takes over; servers that are down are no fault
 of this node, since the others see the same.
 
 Stopping is a planned hand-over: the workers first refuse new connections while the old ones finish, for
@@ -246,7 +246,7 @@ class Node:
         """Why this node cannot serve; None when it can."""
         if self._process.stopping.is_set() and self.role != "active":
             return "draining"
-        return None if self._generation is not None and self._generation.serves else "no worker accepts"
+        return "no worker accepts" if self._generation is None else self._generation.fault
 
     async def _readiness(self) -> str | None:
         return self._fault()

@@ -120,7 +120,9 @@ class Workers:
                 self._process.tell_parent("event", **message.fields)
 
     async def _readiness(self) -> str | None:
-        """Ready while any worker is: the others' connections wait for those that are started again."""
+        """Ready while any worker is: the others' connections wait for those that are started again, if they can be."""
+        if self._current is not None and (fault := self._current.fault):
+            return fault
         reasons = list(self._current.reasons.values()) if self._current else []
         return None if None in reasons else (reasons or [NOT_YET])[0]
 
