@@ -4,8 +4,8 @@ Started by the node, which hands it everything with the first message: the setti
 own listening sockets, one for each endpoint of each frontend. Sockets on a virtual address are bound and do not
 listen until the vrrp process says so to the kernel; the node then says `active`.
 
-Messages from the node: `init`, `state` (whether it is `active`, of each server whether it is `up`, and `live` where
-that is not as configured, and each frontend's `maxconn`; before the first one nothing is accepted), what an
+Messages from the node: `init`, `state` (whether it is `active`, of each server whether it is `up`, `live` where that is
+not as configured, and for how long it is `rising`, and each frontend's `maxconn`; before the first one nothing is accepted), what an
 operator wants (`sessions`, `shut_down`, `shut_down_all`; the first two are answered), and the last ones, each with
 the `seconds` that sessions may go on: `drain` (refuse new connections) and `retire` (leave them to other workers;
 but addresses that are `gone` nobody takes over). The node is told `observed` (see `observe`), and when the last
@@ -71,6 +71,7 @@ class Worker:
         self._last_wait: asyncio.Timeout | None = None
         self._observer = Observer(self._tell_of_servers)
         self._servers: list[Server] = []  # of all backends, in their order
+        self._pools: list[Pool] = []  # of each of them
         backends = {
             backend.name: self._make_backend(index, backend)
             for index, backend in enumerate(settings.backends)
@@ -124,13 +125,18 @@ class Worker:
         active: bool,
         up: Sequence[bool | None],
         live: Sequence[tuple[int, list[Any]]],
+        rising: Sequence[tuple[int, float]],
         maxconn: Sequence[int],
     ) -> None:
+        now, risen = self._loop.time(), dict(rising)
         changed = {number: Live.from_list(fields) for number, fields in live}
         for number, (server, is_up) in enumerate(zip(self._servers, up, strict=True)):
             if is_up is not None:
                 server.up = is_up
                 server.live = changed.get(number, server.configured)
+                if server.slowstart:
+                    since = now - risen[number] if number in risen else None
+                    self._pools[number].rises(server, since)
         self._wake()
         self._limit(maxconn)
         if not active:
@@ -247,6 +253,7 @@ class Worker:
             now=self._loop.time,
             allbackups=settings.allbackups,
         )
+        self._pools += [pool] * len(servers)
         everywhere = counters.rows_of(BackendColumn.WAITING, index)
         waiting = WaitingRoom(everywhere, self._wakers, settings.queue, settings.timeout_queue)
         tallies = [counters.tally(self._row, ServerColumn, number) for number in numbers]
