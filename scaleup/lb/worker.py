@@ -50,6 +50,9 @@ GARBAGE_THRESHOLD = 50_000
 """New objects until the collector looks; Python's 700 are 30 connections, and cost 4 % of the CPU time of each."""
 MOST_AT_A_TIME = 100
 """Sessions in one message: at most 1 KiB each, below the 128 KiB of a message."""
+MOST_TOLD = 50_000
+"""Sessions of a worker that `show sess` tells: 500 messages, half of those that may wait for a node that is busy. With
+too many of them the channel is given up, and the worker ends."""
 PIPES = 48
 """Of 1 MiB each: below the 64 MiB that the kernel grants an unprivileged user."""
 
@@ -108,7 +111,8 @@ class Worker:
             case "state":
                 self._learn(**message.fields)
             case "sessions":
-                self._answer(message.fields["number"], [self._facts(session) for session in self._sessions])
+                told = islice(self._sessions, MOST_TOLD)
+                self._answer(message.fields["number"], [self._facts(session) for session in told])
             case "heard":
                 self._answer(message.fields["number"], [])
             case "shut_down":

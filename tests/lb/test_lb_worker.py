@@ -24,6 +24,7 @@ from scaleup.lb.worker import Worker, sizes_of
 from scaleup.net.addresses import Endpoint
 from scaleup.net.sockets import bound, stop_listening
 from scaleup.processes import Message, Process
+from scaleup.processes.channel import MAX_QUEUED_MESSAGES
 
 HOST, VIP = "127.0.66.1", "127.0.66.100"
 PATIENCE_SECONDS = 5.0
@@ -663,3 +664,16 @@ async def test_a_worker_that_begins_starts_slowly_only_what_the_node_says(
     chosen = [server.name for _ in range(310) if (server := pool.choose(b"client"))]
     assert chosen.count("s0") / chosen.count("s1") == pytest.approx(share, abs=0.05)
     await shop.close()
+
+
+async def test_no_more_sessions_are_told_than_the_channel_takes(
+    shop: Open, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert worker.MOST_TOLD / worker.MOST_AT_A_TIME < MAX_QUEUED_MESSAGES
+    monkeypatch.setattr(worker, "MOST_TOLD", 1)
+    one = shop(backend)
+    for _ in range(2):
+        await one.session(backend)
+    one.say("sessions", number=7)
+    ((kind, fields),) = one.told
+    assert (kind, fields["number"], len(fields["part"]), fields["more"]) == ("answer", 7, 1, False)
