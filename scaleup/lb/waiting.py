@@ -109,6 +109,8 @@ class WaitingRoom:
 
     def slot_freed(self) -> None:
         """There may be one, as a session of this worker has ended: the queue of one worker, each in turn, may try."""
+        if not any(self._everywhere):  # as nearly always
+            return
         rows = len(self._everywhere)
         for step in range(1, rows + 1):
             row = (self._last_woken + step) % rows

@@ -54,7 +54,7 @@ MOST_TOLD = 50_000
 """Sessions of a worker that `show sess` tells: 500 messages, half of those that may wait for a node that is busy. With
 too many of them the channel is given up, and the worker ends."""
 PIPES = 48
-"""Of 1 MiB each: below the 64 MiB that the kernel grants an unprivileged user."""
+"""Of all workers, 1 MiB each: below the 64 MiB that the kernel grants an unprivileged user."""
 
 
 class Worker:
@@ -66,9 +66,10 @@ class Worker:
         memory, wakers, sockets = _split(init.descriptors, rows)
         self._counters = Counters(memory, rows, sizes_of(settings))
         self._wakers = Wakers(wakers, self._row, self._wake)
-        self._engine = Engine(self._loop, Pipes(PIPES))
+        pipes = max(1, PIPES // rows)
+        self._engine = Engine(self._loop, Pipes(pipes))
         self._wanted = sum(frontend.maxconn for frontend in settings.frontends)
-        self._descriptors = len(init.descriptors) + 2 * PIPES
+        self._descriptors = len(init.descriptors) + 2 * pipes
         self._sessions = Sessions(affordable(self._wanted, self._descriptors), self._resume)
         self._deadline: float | None = None  # of all sessions, once no more are accepted
         self._last_wait: asyncio.Timeout | None = None
