@@ -4,8 +4,8 @@ It opens the listening sockets and hands them down, watches the servers once for
 vrrp process and the workers running, and exports what they count. User bytes never come here.
 
 The local health of the node, which the election should know of, is whether any worker can accept, and none has died
-that cannot be started again. Else the vrrp process is told `fault` and another node takes over; servers that are down are no fault
-of this node, since the others see the same.
+that cannot be started again. Else the vrrp process is told `fault` and another node takes over; servers that are
+down are no fault of this node, since the others see the same.
 
 Stopping is a planned hand-over: the workers first refuse new connections while the old ones finish, for
 at most the drain time; then the vrrp process advertises priority 0, and the next node takes over within

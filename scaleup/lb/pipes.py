@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 PIPE_BYTES = 1024 * 1024  # the most that pipe-max-size lets an unprivileged process ask for
 AGAIN_SECONDS = 1.0
-"""Until one is asked for again, after there was none: each time for each read would cost more than splicing saves."""
+"""Until one is asked for again, after there was none: to ask for each read would cost more than splicing saves."""
 FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 
 

@@ -1,9 +1,9 @@
 """The queue for a slot: connections that wait because every server is at its maxconn.
 
 First come, first served: only the first of the queue tries to take a slot, and when it leaves, however it
-leaves, the next one does. So one wake-up is enough for any number of slots. Nobody who comes later takes a slot from
-those who wait, in whichever worker: while any of them waits, a newcomer does, too, and does not even try. Among the
-queues of several workers, each has its turn.
+leaves, the next one does. So one wake-up is enough for any number of slots. Nobody who comes later takes a slot
+from those who wait, in whichever worker: while any of them waits, a newcomer does, too, and does not even try.
+Among the queues of several workers, each has its turn.
 
 A slot may be freed by this worker or by another one. So each worker has an eventfd, all workers hold all
 of them, and whoever frees a slot wakes the queues of one worker, in turn, among those whose row of the
@@ -108,7 +108,7 @@ class WaitingRoom:
             self.slot_freed()  # as far as we know
 
     def slot_freed(self) -> None:
-        """There may be one, as a session of this worker has ended: the queue of one worker, each in turn, may try."""
+        """There may be one, as a session has ended: the queue of one worker, each in turn, may try."""
         if not any(self._everywhere):  # as nearly always
             return
         rows = len(self._everywhere)

@@ -4,12 +4,12 @@ Started by the node, which hands it everything with the first message: the setti
 own listening sockets, one for each endpoint of each frontend. Sockets on a virtual address are bound and do not
 listen until the vrrp process says so to the kernel; the node then says `active`.
 
-Messages from the node: `init`, `state` (whether it is `active`, of each server whether it is `up`, `live` where that is
-not as configured, and for how long it is `rising`, and each frontend's `maxconn`; before the first one nothing is accepted), what an
-operator wants (`sessions`, `shut_down`, `shut_down_all`; the first two are answered), and the last ones, each with
-the `seconds` that sessions may go on: `drain` (refuse new connections) and `retire` (leave them to other workers;
-but addresses that are `gone` nobody takes over). The node is told `observed` (see `observe`), and when the last
-session has ended, `free`.
+Messages from the node: `init`, `state` (whether it is `active`, of each server whether it is `up`, `live` where
+that is not as configured, and for how long it is `rising`, and each frontend's `maxconn`; before the first one
+nothing is accepted), what an operator wants (`sessions`, `shut_down`, `shut_down_all`; the first two are answered),
+and the last ones, each with the `seconds` that sessions may go on: `drain` (refuse new connections) and `retire`
+(leave them to other workers; but addresses that are `gone` nobody takes over). The node is told `observed` (see
+`observe`), and when the last session has ended, `free`.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ GARBAGE_THRESHOLD = 50_000
 MOST_AT_A_TIME = 100
 """Sessions in one message: at most 1 KiB each, below the 128 KiB of a message."""
 MOST_TOLD = 50_000
-"""Sessions of a worker that `show sess` tells: 500 messages, half of those that may wait for a node that is busy. With
-too many of them the channel is given up, and the worker ends."""
+"""Sessions of a worker that `show sess` tells: 500 messages, half of those that may wait for a node that is busy.
+With too many of them the channel is given up, and the worker ends."""
 PIPES = 48
 """Of all workers, 1 MiB each: below the 64 MiB that the kernel grants an unprivileged user."""
 

@@ -34,9 +34,9 @@ class Keeper:
     """Keeps one child running, from `start` to `stop`.
 
     `spawn(on_exit)` starts the child and hands it `on_exit`; `on_death(how)` is told of each death that
-    nobody asked for, before the child is started again, and of each time that this fails. The owner calls `was_ready` when the child has
-    said so: a child that dies before it was ever ready would only die again, so `first_ready` raises
-    StartupError instead, as it does when the child takes too long.
+    nobody asked for, before the child is started again, and of each time that this fails. The owner calls
+    `was_ready` when the child has said so: a child that dies before it was ever ready would only die again,
+    so `first_ready` raises StartupError instead, as it does when the child takes too long.
     """
 
     def __init__(

@@ -38,8 +38,8 @@ def known_group(name: str | None) -> str | None:
 
 
 def drop(user: str | None, group: str | None, *, log_file: str | None) -> None:
-    """Become them, for good; without a `group`, the user's own. Whoever is not root then has no capability left, not
-    even those that the service manager gave to all processes of a tier, and gets none by what it executes.
+    """Become them, for good; without a `group`, the user's own. Whoever is not root then has no capability left,
+    not even those that the service manager gave to all processes of a tier, and gets none by what it executes.
 
     Raises StartupError: when that takes root, or when they could not read what may still have to be imported, or
     not open `log_file` again after a rotation.

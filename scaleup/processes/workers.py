@@ -120,7 +120,7 @@ class Workers:
                 self._process.tell_parent("event", **message.fields)
 
     async def _readiness(self) -> str | None:
-        """Ready while any worker is: the others' connections wait for those that are started again, if they can be."""
+        """Ready while any worker is, and the others, whose connections wait for them, can be started again."""
         if self._current is not None and (fault := self._current.fault):
             return fault
         reasons = list(self._current.reasons.values()) if self._current else []

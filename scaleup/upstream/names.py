@@ -135,9 +135,7 @@ class Resolver:
             ttl = min(ttl, found.ttl)
         return Answer(endpoints, ttl)
 
-    async def _ask(
-        self, name: str, kind: dns.rdatatype.RdataType, silent: set[Endpoint]
-    ) -> _Records | None:
+    async def _ask(self, name: str, kind: dns.rdatatype.RdataType, silent: set[Endpoint]) -> _Records | None:
         """None: there is no such name. Raises Unanswered."""
         exists = None
         configured = self._configured()

@@ -167,6 +167,6 @@ def test_what_the_service_manager_gave_to_all_is_given_up_whoever_is_asked_for()
         key: [int(line.partition(":")[2], 16) for line in said if line.startswith(key)]
         for key in ("CapEff", "CapPrm", "CapInh", "CapAmb")
     }
-    assert sets == dict.fromkeys(sets, [1 << 12, 0])
+    assert sets == {key: [1 << 12, 0] for key in sets}
     assert [line.split()[1] for line in said if line.startswith("NoNewPrivs")] == ["0", "1"]
     assert {line for line in said if line.startswith("Uid")} == {"Uid:\t65534\t65534\t65534\t65534"}

@@ -130,7 +130,9 @@ async def test_nobody_who_comes_later_takes_a_slot_from_another_worker_s_queue(h
     assert hall.served == ["waits"]
 
 
-async def test_who_has_nobody_left_to_serve_passes_the_news_on(halls: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_who_has_nobody_left_to_serve_passes_the_news_on(
+    halls: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(waiting, "RECHECK_SECONDS", 60.0)
     hall = halls(rows=2)
     hall.enter("a", row=0)
