@@ -22,7 +22,7 @@ Reading order:
     counters   the array in shared memory in which workers count and from which all read
     generation what the workers of one configuration share (its rest: processes)
     totals     what all generations have counted
-    discovery  the addresses of those of them that are said by name
+    discovery  the addresses of the servers that are said by name
     servers    what the node knows of the servers: health, what an operator has changed; told to all workers
     node       the parent: sockets, health checks, children, the reload, the drain
     metrics    HAProxy's names for what the counters hold

@@ -77,7 +77,7 @@ class Counters:
     """The array. `create` makes it; a worker maps the descriptor that it was handed."""
 
     def __init__(self, descriptor: int, rows: int, sizes: Sizes) -> None:
-        self.descriptor, self.rows, self.sizes = descriptor, rows, sizes
+        self.descriptor, self.rows = descriptor, rows
         self._counts = _by_kind(sizes)
         self._starts: dict[type[Column], int] = {}
         width = 0

@@ -39,7 +39,10 @@ from scaleup.upstream.pool import Pool, Server
 log = logging.getLogger(__name__)
 
 THEIR_FAULT = {errno.ECONNREFUSED, errno.ECONNRESET, errno.ETIMEDOUT, errno.EHOSTUNREACH}
-"""What speaks against a server; others, such as no free port, are ours."""
+"""What speaks against a server."""
+
+OUR_FAULT = {errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.ENOMEM}
+"""No port or memory is left to dial with. Another server may still be reached: ports are counted for each."""
 
 LONGEST_SECONDS = 600.0  # the kernel gives an attempt up long before (tcp_syn_retries)
 PAUSE_SECONDS = 1.0  # HAProxy's pause before the same server is tried again
@@ -209,9 +212,9 @@ class Dial:
         self._expect(self._dialler.settings.timeout_connect)
         endpoint = server.endpoint
         assert endpoint is not None, "one without an address is not usable"
-        self._connect(server, endpoint)
+        self._connect(endpoint)
 
-    def _connect(self, server: Server, address: Endpoint) -> None:
+    def _connect(self, address: Endpoint) -> None:
         try:
             self._socket = self._dialler.open(address)
         except OSError as error:  # no descriptor left, or --source is not ours: no server's fault
@@ -239,21 +242,22 @@ class Dial:
         self._dialler.observe(server, None)
         self._on_reached(Reached(server, sock, events, self))
 
-    def _attempt_failed(self, code: int, reason: str | None = None) -> None:
+    def _attempt_failed(self, code: int) -> None:
         server = self._server
         assert server is not None
         self._end_attempt()
-        self._dialler.tally(server)[ServerColumn.CONNECT_ERRORS] += 1
+        if code not in OUR_FAULT:
+            self._dialler.tally(server)[ServerColumn.CONNECT_ERRORS] += 1
         self._tried.add(server.name)
         self._failures += 1
-        reason = reason or _REASONS.get(code) or os.strerror(code)
+        reason = _REASONS.get(code) or os.strerror(code)
         failure = f"{server.name}: {reason}"
         if code in THEIR_FAULT:
             self._dialler.observe(server, reason)
         log.debug("cannot connect to %s", failure)
         if self._failures > self._dialler.settings.retries:
-            late = code == errno.ETIMEDOUT
-            self._fail(failure, Cause.SERVER_TIMEOUT if late else Cause.SERVER, Phase.CONNECT)
+            late = Cause.SERVER_TIMEOUT if code == errno.ETIMEDOUT else Cause.SERVER
+            self._fail(failure, Cause.RESOURCE if code in OUR_FAULT else late, Phase.CONNECT)
         else:
             self._retry(server)
 

@@ -3,9 +3,9 @@
 It opens the listening sockets and hands them down, watches the servers once for all workers (`servers`), keeps the
 vrrp process and the workers running, and exports what they count. User bytes never come here.
 
-The local health of the node, which the election should know of, is whether any worker can accept. When
-none can, the vrrp process is told `fault` and another node takes over; servers that are down are no fault
-of this node, since the others see the same.
+The local health of the node, which the election should know of, is whether any worker can accept, and none has died
+that cannot be started again. Else the vrrp process is told `fault` and another node takes over; servers that are
+down are no fault of this node, since the others see the same.
 
 Stopping is a planned hand-over: the workers first refuse new connections while the old ones finish, for
 at most the drain time; then the vrrp process advertises priority 0, and the next node takes over within
@@ -24,7 +24,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -42,7 +42,7 @@ from scaleup.lb.stats import csv
 from scaleup.lb.totals import Totals
 from scaleup.lb.trend import SAMPLE_SECONDS
 from scaleup.net.addresses import Endpoint
-from scaleup.net.sockets import bound, endpoint_of, stop_listening
+from scaleup.net.sockets import bound, stop_listening
 from scaleup.processes import Child, Message, Process, Tasks
 from scaleup.processes.keeper import Keeper
 from scaleup.processes.logs import Destination
@@ -138,6 +138,7 @@ class Node:
         self._servers.know(settings)
         self._servers.watch(settings, self._source)
         self._tell_workers()
+        self._retiring.add(old)
         self._tasks.spawn(self._retire(old), name="workers under the old settings")
 
     async def stop(self) -> None:
@@ -145,34 +146,31 @@ class Node:
         await self._process.end_reload()
         await self._servers.rest()
         self._tell_fitness()
-        generations = self._generations()
         if self._process.stopping.is_set() and not self._process.urgent.is_set():
-            await self._stop_softly(generations)
+            await self._stop_softly()
         else:
-            await self._drain(generations, self._settings.drain)
+            await self._drain(self._settings.drain)
         if self._vrrp is not None:
             await self._vrrp.stop(STOP_GRACE_SECONDS)
         if self._runtime is not None:
             await self._runtime.stop()
         await self._tasks.cancel()
-        for generation in {*generations, *self._retiring}:
+        for generation in self._generations():  # that have not ended meanwhile
             await generation.end()
         for collector in self._collectors:
             self._process.registry.unregister(collector)
         self._sockets.close_all()
 
-    async def _stop_softly(self, generations: Sequence[Generation]) -> None:
+    async def _stop_softly(self) -> None:
         """Sessions may go on for `hard_stop_after`, or, once it is urgent all the same, for `drain`."""
-        patient = self._tasks.spawn(
-            self._drain(generations, self._settings.hard_stop_after), name="soft stop"
-        )
+        patient = self._tasks.spawn(self._drain(self._settings.hard_stop_after), name="soft stop")
         urgent = self._tasks.spawn(self._process.urgent.wait(), name="the end of a soft stop")
         await asyncio.wait({patient, urgent}, return_when=asyncio.FIRST_COMPLETED)
         if not patient.done():
-            await self._drain(generations, self._settings.drain)
+            await self._drain(self._settings.drain)
 
-    async def _drain(self, generations: Sequence[Generation], seconds: float) -> None:
-        await asyncio.gather(*(generation.drain(seconds) for generation in generations))
+    async def _drain(self, seconds: float) -> None:
+        await asyncio.gather(*(generation.drain(seconds) for generation in self._generations()))
 
     # ----- the workers ----------------------------------------------------------------------------
 
@@ -199,15 +197,11 @@ class Node:
         await generation.end()
 
     async def _retire(self, old: Generation) -> None:
-        """In the end nothing of it is left, nor the sockets that only it has known."""
-        self._retiring.add(old)
-        gone = self._sockets.besides(self._settings.endpoints)
-        where = [endpoint_of(self._sockets.at(endpoint)[0]) for endpoint in gone]
-        await old.retire(old.settings.hard_stop_after, where)
-        self._retiring.discard(old)
+        """In the end nothing of it is left."""
+        gone = self._sockets.leave(self._settings.endpoints)
+        await old.retire(old.settings.hard_stop_after, gone)
         await self._end_generation(old)
-        unused = [endpoint for endpoint in gone if endpoint not in self._settings.endpoints]  # still
-        self._sockets.close([sock for endpoint in unused for sock in self._sockets.at(endpoint)])
+        self._retiring.discard(old)  # not before, or a stop that breaks this off would leave it
         log.info("the workers under the old settings have ended")
 
     def _worker_ready(self) -> None:
@@ -252,7 +246,7 @@ class Node:
         """Why this node cannot serve; None when it can."""
         if self._process.stopping.is_set() and self.role != "active":
             return "draining"
-        return None if self._generation is not None and self._generation.serves else "no worker accepts"
+        return "no worker accepts" if self._generation is None else self._generation.fault
 
     async def _readiness(self) -> str | None:
         return self._fault()

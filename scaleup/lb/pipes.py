@@ -2,16 +2,20 @@
 
 splice(2) moves pages from a socket into a pipe and from there into another socket, without copying them into
 this process. The kernel lets an unprivileged user have 64 MiB of pipe buffers in all (pipe(7),
-pipe-user-pages-soft); where a pipe cannot be made large there is none to lend, and streams go on being copied.
+pipe-user-pages-soft), whichever of his processes has them; where a pipe cannot be made large there is none to lend,
+and streams go on being copied.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Callable
 
 PIPE_BYTES = 1024 * 1024  # the most that pipe-max-size lets an unprivileged process ask for
+AGAIN_SECONDS = 1.0
+"""Until one is asked for again, after there was none: to ask for each read would cost more than splicing saves."""
 FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 
 
@@ -47,20 +51,26 @@ class Pipe:
 
 
 class Pipes:
-    """Lends at most `limit` pipes at a time. `open_pipe` raises OSError when there is none to be had."""
+    """Lends at most `limit` pipes at a time. `open_pipe` raises OSError when there is none to be had.
 
-    def __init__(self, limit: int, open_pipe: Callable[[], Pipe] = Pipe) -> None:
-        self._left, self._open_pipe = limit, open_pipe
+    `now()`: seconds on a clock that never jumps.
+    """
+
+    def __init__(
+        self, limit: int, open_pipe: Callable[[], Pipe] = Pipe, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._left, self._open_pipe, self._now = limit, open_pipe, now
+        self._again = 0.0  # not before then
         self._idle: list[Pipe] = []
 
     def borrow(self) -> Pipe | None:
         if self._idle:
             return self._idle.pop()
-        if self._left:
+        if self._left and self._now() >= self._again:
             try:
                 pipe = self._open_pipe()
             except OSError:
-                self._left = 0  # asking again for each read would cost more than splicing saves
+                self._again = self._now() + AGAIN_SECONDS
                 return None
             self._left -= 1
             return pipe

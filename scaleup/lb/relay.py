@@ -48,11 +48,8 @@ Memory. A connection holds at most one buffer's, or one pipe's, worth for each d
 from __future__ import annotations
 
 import errno
-import fcntl
 import math
 import socket
-import struct
-import termios
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -61,7 +58,7 @@ from socket import SocketType
 
 from scaleup.lb.carrier import Carrier, TargetLost
 from scaleup.lb.engine import ERROR, LAST, READABLE, URGENT, WRITABLE, Engine
-from scaleup.net.sockets import close_with_reset
+from scaleup.net.sockets import close_with_reset, outstanding
 
 LINGER_SECONDS = 0.01  # first wait for an acknowledgement; then as long again as it was waited for
 LOOK_SECONDS = 60.0  # deadlines further off are looked at again: the wheel grows with how far they are
@@ -119,10 +116,6 @@ class _Side:
 
     def pending_error(self) -> int:
         return self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-
-    def unacknowledged(self) -> bool:
-        """Some byte or FIN that was sent has not reached the peer's kernel (SIOCOUTQ, tcp(7))."""
-        return bool(struct.unpack("i", fcntl.ioctl(self.fd, termios.TIOCOUTQ, bytes(4)))[0])
 
 
 class Relay:
@@ -286,7 +279,7 @@ class Relay:
             self._arm()
         elif bool(client.error) == bool(server.error):
             self._close()
-        elif (survivor := server if client.error else client).unacknowledged():
+        elif outstanding((survivor := server if client.error else client).fd):  # bytes, or a FIN
             now = self._loop.time()
             self._arm(now + max(LINGER_SECONDS, now - survivor.active))
         else:

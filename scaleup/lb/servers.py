@@ -157,20 +157,27 @@ class Servers:
             checker.connection_failed(server, reason)
 
     def state(self, settings: LbSettings) -> dict[str, Any]:
-        """What workers under these settings are told of each server, by its number: whether it is `up`, and `live`.
+        """What workers under these settings are told of each server, by its number: whether it is `up`, `live`, and
+        while it starts slowly for how many seconds it is up: `rising`.
 
         Of one that we know no more, None: nothing new. Only old workers ask for it.
         """
         up: list[bool | None] = []
         live: list[tuple[int, list[Any]]] = []
+        rising: list[tuple[int, float]] = []
+        now = self._now()
         for backend in settings.backends:
             known = self._backends.get(backend.name, {})
             for configured in backend.servers:
                 server = known.get(configured.name)
                 if server is not None and server.live != configured.live:
                     live.append((len(up), server.live.as_list()))
+                if server is not None and server.slowstart:
+                    seconds = self._histories[backend.name, server.name].up_again_for(now)
+                    if seconds is not None and seconds < server.slowstart:
+                        rising.append((len(up), seconds))
                 up.append(None if server is None else server.up)
-        return {"up": up, "live": live}
+        return {"up": up, "live": live, "rising": rising}
 
     def _watch(self, backend: BackendTable, source: str | None, slots: asyncio.Semaphore) -> Checker:
         checker = Checker(

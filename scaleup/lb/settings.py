@@ -330,10 +330,5 @@ examples:
         """The endpoints on a virtual address: they listen only while this node is Active."""
         return tuple(filter(self.is_virtual, self.endpoints))
 
-    @property
-    def plain(self) -> tuple[Endpoint, ...]:
-        """The endpoints that always listen."""
-        return tuple(endpoint for endpoint in self.endpoints if not self.is_virtual(endpoint))
-
     def is_virtual(self, endpoint: Endpoint) -> bool:
         return endpoint.address in {interface.ip for interface in self.vip}

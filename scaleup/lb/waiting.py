@@ -1,13 +1,15 @@
 """The queue for a slot: connections that wait because every server is at its maxconn.
 
 First come, first served: only the first of the queue tries to take a slot, and when it leaves, however it
-leaves, the next one does. So one wake-up is enough for any number of slots, and nobody who comes later takes
-a slot from those who wait.
+leaves, the next one does. So one wake-up is enough for any number of slots. Nobody who comes later takes a slot
+from those who wait, in whichever worker: while any of them waits, a newcomer does, too, and does not even try.
+Among the queues of several workers, each has its turn.
 
 A slot may be freed by this worker or by another one. So each worker has an eventfd, all workers hold all
 of them, and whoever frees a slot wakes the queues of one worker, in turn, among those whose row of the
-counters says that somebody waits there. The first of a queue tries once more after it has said so, because
-the last slot may have been freed in between; what still slips through waits RECHECK_SECONDS.
+counters says that somebody waits there; a worker whose queue has become empty passes that on, for there may be more
+slots. Who waits alone tries once more after it has said so, because the last slot may have been freed in between;
+what still slips through waits RECHECK_SECONDS.
 """
 
 from __future__ import annotations
@@ -67,8 +69,8 @@ class WaitingRoom:
 
     @property
     def empty(self) -> bool:
-        """Nobody waits: who comes may take a slot at once."""
-        return not self._queue
+        """Nobody waits, in no worker: who comes may take a slot at once."""
+        return not any(self._everywhere)
 
     def enter(self, take: Callable[[], bool], give_up: Callable[[], None]) -> Ticket | None:
         """Wait. `take()` is called when there may be a slot: True when it took one, which ends the wait.
@@ -80,8 +82,9 @@ class WaitingRoom:
         ticket = Ticket(take, give_up)
         ticket.timer = self._loop.call_later(self._timeout, self._expired, ticket)
         self._queue[ticket] = None
+        if not any(self._everywhere):
+            self._loop.call_soon(self.wake)
         self._everywhere[self._row] += 1
-        self._loop.call_soon(self.wake)
         if self._recheck is None:
             self._recheck = self._loop.call_later(RECHECK_SECONDS, self._check_again)
         return ticket
@@ -101,9 +104,13 @@ class WaitingRoom:
                 self._remove(ticket)
         finally:
             self._serving = False
+        if not self._queue:
+            self.slot_freed()  # as far as we know
 
     def slot_freed(self) -> None:
-        """A session of this worker has ended: the queue of one worker, each in turn, may try."""
+        """There may be one, as a session has ended: the queue of one worker, each in turn, may try."""
+        if not any(self._everywhere):  # as nearly always
+            return
         rows = len(self._everywhere)
         for step in range(1, rows + 1):
             row = (self._last_woken + step) % rows

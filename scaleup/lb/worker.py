@@ -4,12 +4,12 @@ Started by the node, which hands it everything with the first message: the setti
 own listening sockets, one for each endpoint of each frontend. Sockets on a virtual address are bound and do not
 listen until the vrrp process says so to the kernel; the node then says `active`.
 
-Messages from the node: `init`, `state` (whether it is `active`, of each server whether it is `up`, and `live` where
-that is not as configured, and each frontend's `maxconn`; before the first one nothing is accepted), what an
-operator wants (`sessions`, `shut_down`, `shut_down_all`; the first two are answered), and the last ones, each with
-the `seconds` that sessions may go on: `drain` (refuse new connections) and `retire` (leave them to other workers;
-but addresses that are `gone` nobody takes over). The node is told `observed` (see `observe`), and when the last
-session has ended, `free`.
+Messages from the node: `init`, `state` (whether it is `active`, of each server whether it is `up`, `live` where
+that is not as configured, and for how long it is `rising`, and each frontend's `maxconn`; before the first one
+nothing is accepted), what an operator wants (`sessions`, `shut_down`, `shut_down_all`; the first two are answered),
+and the last ones, each with the `seconds` that sessions may go on: `drain` (refuse new connections) and `retire`
+(leave them to other workers; but addresses that are `gone` nobody takes over). The node is told `observed` (see
+`observe`), and when the last session has ended, `free`.
 """
 
 from __future__ import annotations
@@ -50,8 +50,11 @@ GARBAGE_THRESHOLD = 50_000
 """New objects until the collector looks; Python's 700 are 30 connections, and cost 4 % of the CPU time of each."""
 MOST_AT_A_TIME = 100
 """Sessions in one message: at most 1 KiB each, below the 128 KiB of a message."""
+MOST_TOLD = 50_000
+"""Sessions of a worker that `show sess` tells: 500 messages, half of those that may wait for a node that is busy.
+With too many of them the channel is given up, and the worker ends."""
 PIPES = 48
-"""Of 1 MiB each: below the 64 MiB that the kernel grants an unprivileged user."""
+"""Of all workers, 1 MiB each: below the 64 MiB that the kernel grants an unprivileged user."""
 
 
 class Worker:
@@ -63,14 +66,16 @@ class Worker:
         memory, wakers, sockets = _split(init.descriptors, rows)
         self._counters = Counters(memory, rows, sizes_of(settings))
         self._wakers = Wakers(wakers, self._row, self._wake)
-        self._engine = Engine(self._loop, Pipes(PIPES))
+        pipes = max(1, PIPES // rows)
+        self._engine = Engine(self._loop, Pipes(pipes))
         self._wanted = sum(frontend.maxconn for frontend in settings.frontends)
-        self._descriptors = len(init.descriptors) + 2 * PIPES
+        self._descriptors = len(init.descriptors) + 2 * pipes
         self._sessions = Sessions(affordable(self._wanted, self._descriptors), self._resume)
         self._deadline: float | None = None  # of all sessions, once no more are accepted
         self._last_wait: asyncio.Timeout | None = None
         self._observer = Observer(self._tell_of_servers)
         self._servers: list[Server] = []  # of all backends, in their order
+        self._pools: list[Pool] = []  # of each of them
         backends = {
             backend.name: self._make_backend(index, backend)
             for index, backend in enumerate(settings.backends)
@@ -107,7 +112,8 @@ class Worker:
             case "state":
                 self._learn(**message.fields)
             case "sessions":
-                self._answer(message.fields["number"], [self._facts(session) for session in self._sessions])
+                told = islice(self._sessions, MOST_TOLD)
+                self._answer(message.fields["number"], [self._facts(session) for session in told])
             case "heard":
                 self._answer(message.fields["number"], [])
             case "shut_down":
@@ -124,13 +130,18 @@ class Worker:
         active: bool,
         up: Sequence[bool | None],
         live: Sequence[tuple[int, list[Any]]],
+        rising: Sequence[tuple[int, float]],
         maxconn: Sequence[int],
     ) -> None:
+        now, risen = self._loop.time(), dict(rising)
         changed = {number: Live.from_list(fields) for number, fields in live}
         for number, (server, is_up) in enumerate(zip(self._servers, up, strict=True)):
             if is_up is not None:
                 server.up = is_up
                 server.live = changed.get(number, server.configured)
+                if server.slowstart:
+                    since = now - risen[number] if number in risen else None
+                    self._pools[number].rises(server, since)
         self._wake()
         self._limit(maxconn)
         if not active:
@@ -247,6 +258,7 @@ class Worker:
             now=self._loop.time,
             allbackups=settings.allbackups,
         )
+        self._pools += [pool] * len(servers)
         everywhere = counters.rows_of(BackendColumn.WAITING, index)
         waiting = WaitingRoom(everywhere, self._wakers, settings.queue, settings.timeout_queue)
         tallies = [counters.tally(self._row, ServerColumn, number) for number in numbers]

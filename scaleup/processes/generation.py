@@ -69,9 +69,15 @@ class Generation:
             await keeper.first_ready()
 
     @property
-    def serves(self) -> bool:
-        """Whether any worker accepts."""
-        return any(keeper.is_ready for keeper in self._keepers)
+    def fault(self) -> str | None:
+        """Why clients should go elsewhere; None: they are served.
+
+        A worker that cannot be started again is one as well: its sockets still get their share of the connections,
+        and nobody takes them.
+        """
+        if not any(keeper.is_ready for keeper in self._keepers):
+            return "no worker accepts"
+        return next((f"{it.name} cannot be started again" for it in self._keepers if it.hopeless), None)
 
     def serving(self) -> dict[int, Child]:
         """The workers that are ready, by their rows."""

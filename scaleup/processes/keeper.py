@@ -23,6 +23,9 @@ PING_SECONDS = 1.0
 HUNG_AFTER_PINGS = 3
 """Unanswered ones. An event loop that is blocked for so long serves nobody."""
 
+HOPELESS_AFTER_STARTS = 3
+"""In a row after which a child was not ready: its owner should no longer count on it."""
+
 START_SECONDS = 30.0
 """Until a child's first `ready`: an interpreter on a very slow machine."""
 
@@ -31,9 +34,9 @@ class Keeper:
     """Keeps one child running, from `start` to `stop`.
 
     `spawn(on_exit)` starts the child and hands it `on_exit`; `on_death(how)` is told of each death that
-    nobody asked for, before the child is started again. The owner calls `was_ready` when the child has
-    said so: a child that dies before it was ever ready would only die again, so `first_ready` raises
-    StartupError instead, as it does when the child takes too long.
+    nobody asked for, before the child is started again, and of each time that this fails. The owner calls
+    `was_ready` when the child has said so: a child that dies before it was ever ready would only die again,
+    so `first_ready` raises StartupError instead, as it does when the child takes too long.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class Keeper:
         self._first_ready: asyncio.Future[None] = self._loop.create_future()
         self._first_ready.add_done_callback(asyncio.Future.exception)  # nobody has to ask for it
         self._stopping = False
+        self._failed = 0  # starts in a row
         self._started_at = 0.0
         self._again: asyncio.TimerHandle | None = None
         self._next_ping: asyncio.TimerHandle | None = None
@@ -59,8 +63,13 @@ class Keeper:
         except OSError as error:
             raise StartupError(f"{self.name} cannot be started: {error.strerror}") from None
 
+    @property
+    def hopeless(self) -> bool:
+        """It died, and starting it again has failed several times; it goes on trying."""
+        return self._failed >= HOPELESS_AFTER_STARTS
+
     def was_ready(self) -> None:
-        self.is_ready = True
+        self.is_ready, self._failed = True, 0
         self._watch()
         if not self._first_ready.done():
             self._first_ready.set_result(None)
@@ -99,6 +108,7 @@ class Keeper:
         self._next_ping = self._loop.call_later(PING_SECONDS, self._watch)
 
     def _exited(self, returncode: int) -> None:
+        self._failed += not self.is_ready
         self.is_ready = False
         if self._next_ping is not None:
             self._next_ping.cancel()
@@ -119,4 +129,6 @@ class Keeper:
             self.start()
         except StartupError as error:
             log.error("%s; trying again in %g s", error, SHORT_LIFE_SECONDS)
+            self._failed += 1
+            self._on_death(str(error))
             self._again = self._loop.call_later(SHORT_LIFE_SECONDS, self._start_again)

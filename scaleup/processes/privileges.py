@@ -1,4 +1,4 @@
-"""Becoming a user who may do less, once all is open that took privileges."""
+"""Doing with less: once all is open that took privileges, giving them up, and becoming another user."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import ctypes
 import grp
 import os
 import pwd
+import struct
 import sys
 
 import scaleup
 from scaleup.errors import StartupError
 
 PR_SET_NO_NEW_PRIVS = 38  # <linux/prctl.h>
+PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
+CAPABILITY_VERSION_3, CAPABILITY_SETS_BYTES = 0x20080522, 24  # <linux/capability.h>
 
 
 def known_user(name: str | None) -> str | None:
@@ -35,13 +38,22 @@ def known_group(name: str | None) -> str | None:
 
 
 def drop(user: str | None, group: str | None, *, log_file: str | None) -> None:
-    """Become them, for good; without a `group`, the user's own. Nothing happens to who is already that user.
+    """Become them, for good; without a `group`, the user's own. Whoever is not root then has no capability left,
+    not even those that the service manager gave to all processes of a tier, and gets none by what it executes.
 
     Raises StartupError: when that takes root, or when they could not read what may still have to be imported, or
     not open `log_file` again after a rotation.
     """
-    if user is None and group is None:
-        return
+    if user is not None or group is not None:
+        _become(user, group, log_file)
+    libc = ctypes.CDLL(None)
+    libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    if os.geteuid():
+        libc.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+        libc.capset(struct.pack("Ii", CAPABILITY_VERSION_3, 0), bytes(CAPABILITY_SETS_BYTES))
+
+
+def _become(user: str | None, group: str | None, log_file: str | None) -> None:
     entry = pwd.getpwuid(os.geteuid()) if user is None else pwd.getpwnam(user)
     gid = entry.pw_gid if group is None else grp.getgrnam(group).gr_gid
     if (os.geteuid(), os.getegid()) != (entry.pw_uid, gid):
@@ -51,7 +63,6 @@ def drop(user: str | None, group: str | None, *, log_file: str | None) -> None:
             os.setuid(entry.pw_uid)
         except OSError as error:
             raise StartupError(f"--user {user}, --group {group}: {error.strerror}; start as root") from None
-    ctypes.CDLL(None).prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     for path in (scaleup.__file__, ctypes.__file__, sys.executable):
         if not os.access(path, os.R_OK):
             raise StartupError(

@@ -52,7 +52,8 @@ class Process:
         self.registry.register(_LogCollector(self.log_dropped))
         self.pages: dict[str, Callable[[], Page]] = {}
         """Of the admin address, by path, beside those of every process."""
-        self.on_message: Callable[[Message], None] = self._keep_first
+        self._on_message: Callable[[Message], None] = self._keep
+        self._early: list[Message] = []  # few: of a child that is not ready, a parent wants only its end
         self._first: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         self._ready = False
         self._signalled = False
@@ -141,12 +142,26 @@ class Process:
         """The parent's first message, with what the child is to do. Later ones go to `on_message`."""
         return await self._first
 
+    @property
+    def on_message(self) -> Callable[[Message], None]:
+        """Set it to hear the parent's later messages; at once those that have come before."""
+        return self._on_message
+
+    @on_message.setter
+    def on_message(self, on_message: Callable[[Message], None]) -> None:
+        self._on_message = on_message
+        early, self._early = self._early, []
+        for message in early:
+            on_message(message)
+
     def close(self) -> None:
         if self._parent is not None:
             self._parent.close()
 
-    def _keep_first(self, message: Message) -> None:
-        if not self._first.done():
+    def _keep(self, message: Message) -> None:
+        if self._first.done():
+            self._early.append(message)
+        else:
             self._first.set_result(message)
 
     def _join_parent(self) -> Channel | None:

@@ -53,9 +53,16 @@ class Sockets:
     def of_worker(self, endpoints: Iterable[Endpoint], row: int, workers: int) -> list[socket.socket]:
         return [sock for endpoint in endpoints for sock in self._sockets[endpoint][row::workers]]
 
-    def besides(self, endpoints: Container[Endpoint]) -> list[Endpoint]:
-        """Those that sockets are open for."""
-        return [endpoint for endpoint in self._sockets if endpoint not in endpoints]
+    def leave(self, wanted: Container[Endpoint]) -> list[Endpoint]:
+        """Close those for other addresses than these; returns where they are bound.
+
+        Whoever was handed them has them still, and is to finish them. At once, and not when that is done: they will
+        not listen any more then, and a reload that brings the address back would take them for open.
+        """
+        left = {endpoint: socks for endpoint, socks in self._sockets.items() if endpoint not in wanted}
+        where = [endpoint_of(socks[0]) for socks in left.values()]
+        self.close(chain.from_iterable(left.values()))
+        return where
 
     def close(self, sockets: Iterable[socket.socket]) -> None:
         for sock in list(sockets):

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from scaleup.net.addresses import Endpoint
-from scaleup.net.sockets import endpoint_of
 from scaleup.processes.channel import Message
 from scaleup.processes.generation import Generation
 from scaleup.processes.logs import Destination
@@ -74,10 +73,9 @@ class Workers:
             await self._process.stopping.wait()
         finally:
             await self._process.end_reload()
-            generations = [*self._retiring, *([self._current] if self._current else [])]
-            await asyncio.gather(*(generation.drain(generation.plan.drain) for generation in generations))
+            await asyncio.gather(*(it.drain(it.plan.drain) for it in self._generations()))
             await self._tasks.cancel()
-            for generation in generations:
+            for generation in self._generations():  # that have not ended meanwhile
                 await generation.end()
             self._sockets.close_all()
 
@@ -105,15 +103,14 @@ class Workers:
         self._current = new
 
     async def _retire(self, old: _Planned, plan: Plan) -> None:
-        """In the end nothing of it is left, nor the sockets that only it has known."""
-        gone = self._sockets.besides(plan.endpoints)
-        await old.retire(old.plan.drain, [endpoint_of(self._sockets.at(endpoint)[0]) for endpoint in gone])
-        self._retiring.discard(old)
+        """In the end nothing of it is left."""
+        await old.retire(old.plan.drain, self._sockets.leave(plan.endpoints))
         await old.end()
-        assert self._current is not None
-        unused = [endpoint for endpoint in gone if endpoint not in self._current.plan.endpoints]  # still
-        self._sockets.close([sock for endpoint in unused for sock in self._sockets.at(endpoint)])
+        self._retiring.discard(old)  # not before, or a stop that breaks this off would leave it
         log.info("the workers under the old settings have ended")
+
+    def _generations(self) -> list[_Planned]:
+        return [*self._retiring, *([self._current] if self._current else [])]
 
     def _hear(self, key: tuple[int, int], message: Message) -> None:
         match message.kind:
@@ -123,7 +120,9 @@ class Workers:
                 self._process.tell_parent("event", **message.fields)
 
     async def _readiness(self) -> str | None:
-        """Ready while any worker is: the others' connections wait for those that are started again."""
+        """Ready while any worker is, and the others, whose connections wait for them, can be started again."""
+        if self._current is not None and (fault := self._current.fault):
+            return fault
         reasons = list(self._current.reasons.values()) if self._current else []
         return None if None in reasons else (reasons or [NOT_YET])[0]
 

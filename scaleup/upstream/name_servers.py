@@ -41,20 +41,22 @@ class Unanswered(Exception):
 
 
 async def ask(
-    servers: Sequence[Endpoint], name: str, kind: dns.rdatatype.RdataType
+    servers: Sequence[Endpoint], name: str, kind: dns.rdatatype.RdataType, silent: set[Endpoint]
 ) -> dns.message.QueryMessage:
     """What the first of them says that has anything to say, if only that there is no such name.
 
-    Raises Unanswered.
+    Those that are `silent` are asked last; who does not answer becomes one of them, so that a look-up of several
+    questions waits for it once. Raises Unanswered.
     """
     reasons: list[str] = []
-    for server in list(servers) * ROUNDS:
+    for server in sorted(servers, key=silent.__contains__) * ROUNDS:
         try:
             async with asyncio.timeout(ATTEMPT_SECONDS):
                 reply = await _ask_one(
                     server, dns.message.make_query(name, kind, use_edns=0, payload=EDNS_BYTES)
                 )
         except TimeoutError:
+            silent.add(server)
             reasons.append(f"{server} does not answer")
         except OSError as error:
             reasons.append(f"{server}: {os.strerror(error.errno or 0)}")

@@ -86,12 +86,13 @@ class Resolver:
 
     async def look_up(self, name: Endpoint) -> Answer:
         """Raises Unanswered."""
+        silent: set[Endpoint] = set()  # name servers, for this look-up
         try:
             async with asyncio.timeout(LOOKUP_SECONDS):
                 if name.port == 0:
-                    answer = await self._services(name.host)
+                    answer = await self._services(name.host, silent)
                 else:
-                    answer = await self._addresses(name.host, name.port)
+                    answer = await self._addresses(name.host, name.port, silent)
         except TimeoutError:
             raise Unanswered(f"not done within {LOOKUP_SECONDS:g} s") from None
         except dns.exception.DNSException as error:  # a reply that contradicts itself
@@ -99,22 +100,22 @@ class Resolver:
         ttl = min(max(answer.ttl, MIN_TTL_SECONDS), MAX_TTL_SECONDS)
         return Answer(answer.endpoints, ttl)
 
-    async def _addresses(self, host: str, port: int) -> Answer:
+    async def _addresses(self, host: str, port: int, silent: set[Endpoint]) -> Answer:
         known = [] if self._servers else addresses_in_hosts(_text_of(self._hosts) or "", host)
         for family in self._families:
             if texts := [text for text in known if (":" in text) == (family == "ipv6")]:
                 return Answer(_endpoints(texts, port), HOSTS_TTL_SECONDS)
         for family in self._families:
-            records = await self._ask(host, _TYPES[family])
+            records = await self._ask(host, _TYPES[family], silent)
             if records is None:
                 break  # there is no such name, whatever the type
             if records.found is not None:
                 return Answer(_endpoints(_texts(records.found), port), records.ttl)
         return Answer(frozenset(), DENIED_TTL_SECONDS)
 
-    async def _services(self, name: str) -> Answer:
+    async def _services(self, name: str, silent: set[Endpoint]) -> Answer:
         """By SRV records (RFC 2782): their priorities and weights are not looked at."""
-        records = await self._ask(name, dns.rdatatype.SRV)
+        records = await self._ask(name, dns.rdatatype.SRV, silent)
         if records is None or records.found is None:
             return Answer(frozenset(), DENIED_TTL_SECONDS)
         endpoints: frozenset[Endpoint] = frozenset()
@@ -129,17 +130,17 @@ class Resolver:
             if known is not None:
                 found = Answer(_endpoints(_texts(known), record.port), known.ttl)
             else:
-                found = await self._addresses(record.target.to_text(), record.port)
+                found = await self._addresses(record.target.to_text(), record.port, silent)
             endpoints |= found.endpoints
             ttl = min(ttl, found.ttl)
         return Answer(endpoints, ttl)
 
-    async def _ask(self, name: str, kind: dns.rdatatype.RdataType) -> _Records | None:
+    async def _ask(self, name: str, kind: dns.rdatatype.RdataType, silent: set[Endpoint]) -> _Records | None:
         """None: there is no such name. Raises Unanswered."""
         exists = None
         configured = self._configured()
         for candidate in configured.candidates(name):
-            reply = await ask(configured.servers, candidate, kind)
+            reply = await ask(configured.servers, candidate, kind, silent)
             if reply.rcode() == dns.rcode.NXDOMAIN:
                 continue
             chain = reply.resolve_chaining()

@@ -7,7 +7,8 @@ those (`balance`).
 
 Slow start: after a server came up, its weight grows to the whole within `slowstart` seconds, in STEPS
 steps. Its caches are cold, and a server that has no sessions yet would get all new ones from leastconn. It
-does not apply to servers that were up from the beginning.
+does not apply to servers that were up from the beginning. Where another process knows since when they are up, a
+worker that has just begun does not: it is told (`rises`).
 
 Who counts a server's sessions, when several processes share the servers, is decided elsewhere: the load
 balancer passes a reader of its shared memory. Because the reader can be a moment late, maxconn can be
@@ -99,6 +100,14 @@ class Pool:
         assert server.sessions > 0, f"{server.name}: released more often than acquired"
         server.sessions -= 1
         self._algorithm.load_changed(server)
+
+    def rises(self, server: Server, since: float | None) -> None:
+        """A running server came up at `since`, whatever this pool has seen of it; None: too long ago to matter."""
+        if since is None:
+            if self._rising.pop(server, None) is not None:
+                server.throttle, self._is_current = FULL_THROTTLE, False
+        elif self._rising.get(server) != since:
+            self._rising[server], self._is_current = since, False
 
     def _changed(self, server: Server, was_running: bool) -> None:
         self._is_current = False

@@ -104,7 +104,7 @@ class Ranking(Algorithm):
             entry = self._entries[index] = (first, second, index)
             heappush(self._heap, entry)
             if len(self._heap) > 4 * len(self.servers) + 64:  # mostly older ones
-                self._heap = sorted(self._entries)
+                self._heap[:] = sorted(self._entries)  # that one: `pick` is looking at it
         return entry
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated
 
-from pydantic import Field, PlainSerializer, PlainValidator, ValidationError
+from pydantic import PlainSerializer, PlainValidator, ValidationError
 
 from scaleup.net.addresses import Endpoint
 from scaleup.upstream.server_settings import ServerSettings
@@ -78,12 +78,7 @@ def _template(value: object) -> ServerTemplate:
     return ServerTemplate.parse(value)
 
 
-ServerTemplates = Annotated[
-    tuple[
-        Annotated[
-            ServerTemplate, PlainValidator(_template, json_schema_input_type=str), PlainSerializer(str)
-        ],
-        ...,
-    ],
-    Field(),
+ServerTemplates = tuple[
+    Annotated[ServerTemplate, PlainValidator(_template, json_schema_input_type=str), PlainSerializer(str)],
+    ...,
 ]

@@ -15,7 +15,7 @@ from plays import connected
 
 from scaleup.lb.carrier import FAST_BYTES, FAST_READS, SLOW_READS, Carrier, TargetLost
 from scaleup.lb.engine import BUFFER_BYTES, Engine
-from scaleup.lb.pipes import PIPE_BYTES, Pipe, Pipes
+from scaleup.lb.pipes import AGAIN_SECONDS, PIPE_BYTES, Pipe, Pipes
 from scaleup.net.sockets import close_with_reset
 
 
@@ -241,20 +241,23 @@ def test_a_pipe_with_bytes_in_it_is_never_lent_again(pipes: Pipes, street: Stree
     pipes.give_back(another)
 
 
-def test_when_the_kernel_grants_no_more_it_is_not_asked_again() -> None:
-    asked = 0
+def test_when_the_kernel_grants_no_more_it_is_asked_again_after_a_pause() -> None:
+    asked, now = 0, 1000.0
 
     def only_one() -> Pipe:
         nonlocal asked
         asked += 1
-        if asked > 1:
+        if asked == 2:
             raise PermissionError(errno.EPERM, "pipe-user-pages-soft")
         return Pipe()
 
-    pipes = Pipes(3, only_one)
+    pipes = Pipes(3, only_one, lambda: now)
     one = borrowed(pipes)
     assert [pipes.borrow(), pipes.borrow()] == [None, None]
     assert asked == 2
+    now += AGAIN_SECONDS
+    pipes.give_back(borrowed(pipes))
+    assert asked == 3
     pipes.give_back(one)
     assert pipes.borrow() is one
     pipes.give_back(one)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import struct
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -19,11 +20,13 @@ from scaleup.lb.engine import Engine
 from scaleup.lb.settings import LbSettings
 from scaleup.lb.waiting import WaitingRoom, Wakers
 from scaleup.lb.worker import sizes_of
+from scaleup.net.addresses import Endpoint
 from scaleup.upstream.balance import algorithm
 from scaleup.upstream.pool import Pool, Server
 
 KEY = b"\x7f\0\0\1"
 PATIENCE_SECONDS = 5.0
+IP_LOCAL_PORT_RANGE = 51  # <linux/in.h>, since Linux 6.3
 
 
 class NoServer(Exception):
@@ -327,3 +330,26 @@ async def test_a_fault_of_ours_counts_against_no_server(desks: Any, backends: li
     desk = desks(backends[0].listen().address, source="192.0.2.1")
     assert await desk.failure() == "cannot dial: Cannot assign requested address"
     assert desk.count(ServerColumn.CONNECT_ERRORS) == [0]
+
+
+async def test_no_port_left_is_no_server_s_fault(
+    desks: Any, backends: list[Backend], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is one for all connections here, and the first has it."""
+    desk = desks(backends[0].listen().address, retries=0, source="127.0.0.1")
+    first = await desk.reach()
+    port = first.socket.getsockname()[1]
+    dialled = desk.dialler.open
+
+    def with_this_port(address: Endpoint) -> Any:
+        sock = dialled(address)
+        sock.setsockopt(socket.IPPROTO_IP, IP_LOCAL_PORT_RANGE, struct.pack("=HH", port, port))
+        return sock
+
+    monkeypatch.setattr(desk.dialler, "open", with_this_port)
+    outcome = asyncio.get_running_loop().create_future()
+    desk.dialler.dial(KEY, outcome.set_result, lambda _, why, state: outcome.set_result((why, state)))
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        assert await outcome == ("s0: Cannot assign requested address", "RC")
+    assert desk.count(ServerColumn.CONNECT_ERRORS) == [0]
+    desk.hang_up(first)

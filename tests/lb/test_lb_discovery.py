@@ -117,6 +117,7 @@ async def test_addresses_are_there_from_the_beginning(dns: NameServer, node: Kno
             (1, [B, 2, 0, "ready", True]),
             (2, [None, 2, 0, "ready", True]),
         ],
+        "rising": [],
     }
 
 

@@ -273,7 +273,7 @@ def test_addresses_come_and_go_with_reloads_and_what_is_known_of_servers_stays(
     configure(first)
     node = start("--config", str(file)).ready()
     eventually(lambda: node.metric("lb_server_status", server="dead", state="DOWN") == 1)
-    for where, gone in (((first, second), None), ((second,), first)):
+    for where, gone in (((first, second), None), ((second,), first), ((first, second), None)):
         configure(*where)
         known = len(node.log)
         node.process.send_signal(signal.SIGHUP)
@@ -443,11 +443,19 @@ def test_a_soft_stop_waits_for_sessions_and_a_stop_after_it_does_not(
         assert node.process.wait(20) == 0
 
     again = start(*listen(plain), *servers(web1)).ready()
-    with Client(plain) as client:
-        client.greeting()
-        again.process.send_signal(signal.SIGUSR1)
-        again.says("SIGUSR1")
-        client.echo(b"the last one")
+    with contextlib.ExitStack() as stack:
+        with Client(plain) as old:
+            old.greeting()
+            again.process.send_signal(signal.SIGHUP)
+            again.says("reloaded")
+            again.children()
+            last = stack.enter_context(Client(plain))
+            last.greeting()
+            again.process.send_signal(signal.SIGUSR1)
+            again.says("SIGUSR1")
+            old.echo(b"under the old settings")
+        again.says("the workers under the old settings have ended")
+        last.echo(b"the last one")
     assert again.process.wait(20) == 0, "it ends with its last session"
 
 

@@ -7,6 +7,7 @@ import os
 import pwd
 import signal
 import site
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -137,6 +138,35 @@ def test_whoever_may_not_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
         privileges.drop("nobody", None, log_file=None)
 
 
-def test_nobody_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "setuid", lambda uid: pytest.fail("nobody has asked for that"))
-    privileges.drop(None, None, log_file="/none")
+AS_SYSTEMD_STARTS_IT = """
+import ctypes, os, struct
+from pathlib import Path
+from scaleup.processes import privileges
+
+libc = ctypes.CDLL(None)
+libc.prctl(8, 1, 0, 0, 0)  # PR_SET_KEEPCAPS
+os.setgroups([])
+os.setgid(65534)
+os.setuid(65534)
+sets = [1 << 12] * 3  # CAP_NET_ADMIN: effective, permitted, inheritable
+libc.capset(struct.pack("Ii", 0x20080522, 0), struct.pack("6I", *sets, 0, 0, 0))
+libc.prctl(47, 2, 12, 0, 0)  # PR_CAP_AMBIENT_RAISE
+print(Path("/proc/self/status").read_text())
+privileges.drop(None, None, log_file="/none")
+print(Path("/proc/self/status").read_text())
+"""
+
+
+@AS_ROOT
+def test_what_the_service_manager_gave_to_all_is_given_up_whoever_is_asked_for() -> None:
+    """User= and AmbientCapabilities= of the unit, without --user."""
+    said = subprocess.run(
+        [sys.executable, "-c", AS_SYSTEMD_STARTS_IT], check=True, capture_output=True, text=True
+    ).stdout.splitlines()
+    sets = {
+        key: [int(line.partition(":")[2], 16) for line in said if line.startswith(key)]
+        for key in ("CapEff", "CapPrm", "CapInh", "CapAmb")
+    }
+    assert sets == {key: [1 << 12, 0] for key in sets}
+    assert [line.split()[1] for line in said if line.startswith("NoNewPrivs")] == ["0", "1"]
+    assert {line for line in said if line.startswith("Uid")} == {"Uid:\t65534\t65534\t65534\t65534"}

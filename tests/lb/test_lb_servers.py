@@ -48,7 +48,7 @@ async def node() -> AsyncIterator[Node]:
 async def test_workers_are_told_all_that_is_not_as_they_know_it(node: Node) -> None:
     old = settings("web1=10.0.0.21:80", "web2=10.0.0.22:80,weight=2")
     node.servers.know(old)
-    assert node.servers.state(old) == {"up": [True, True], "live": []}
+    assert node.servers.state(old) == {"up": [True, True], "live": [], "rising": []}
     web2 = node.servers.backends["lb"]["web2"]
     node.servers.change("lb", web2, web2.live._replace(weight=7, admin="drain"))
     assert node.told == 1
@@ -71,8 +71,9 @@ async def test_workers_under_older_settings_hear_of_it_by_name(node: Node) -> No
     assert node.servers.state(old) == {
         "up": [None, False],
         "live": [(1, ["10.0.0.22:80", 1, 3, "ready", True])],
+        "rising": [],
     }
-    assert node.servers.state(new) == {"up": [False], "live": [(0, ["10.0.0.22:80", 1, 3, "ready", True])]}
+    assert node.servers.state(new)["live"] == [(0, ["10.0.0.22:80", 1, 3, "ready", True])]
 
 
 async def test_a_reload_keeps_what_was_changed_where_name_and_address_are_the_same(node: Node) -> None:
@@ -85,7 +86,22 @@ async def test_a_reload_keeps_what_was_changed_where_name_and_address_are_the_sa
     assert node.servers.state(new) == {
         "up": [False, True, True],
         "live": [(0, ["10.0.0.21:80", 3, 0, "maint", True])],
+        "rising": [],
     }
+
+
+async def test_a_slow_start_outlasts_a_reload(node: Node) -> None:
+    some = settings("web1=10.0.0.21:80,slowstart=20", "web2=10.0.0.22:80,slowstart=20", "web3=10.0.0.23:80")
+    node.servers.know(some)
+    assert node.servers.state(some)["rising"] == [], "up from the beginning"
+    for server in list(node.servers.backends["lb"].values())[1:]:
+        node.servers.change("lb", server, server.live._replace(admin="maint"))
+        node.servers.change("lb", server, server.live._replace(admin="ready"))
+    node.now += 5
+    node.servers.know(some)
+    assert node.servers.state(some)["rising"] == [(1, 5.0)]
+    node.now += 15
+    assert node.servers.state(some)["rising"] == []
 
 
 async def test_a_server_that_moves_is_checked_at_its_new_address(node: Node, backend: Backend) -> None:

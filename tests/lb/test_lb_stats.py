@@ -131,7 +131,9 @@ def test_a_server_s_own_rise_and_fall_are_shown() -> None:
 def test_how_servers_begin() -> None:
     desk = Desk(listen=[":80"], server=["off=10.0.0.21:80,disabled", "free=10.0.0.22:80,no-check"])
     rows = {row.svname: row.status for row in desk.operations.rows() if isinstance(row, ServerRow)}
-    assert desk.servers.state(desk.settings) == {"up": [True, True], "live": []}, "workers know it"
+    assert desk.servers.state(desk.settings) == {"up": [True, True], "live": [], "rising": []}, (
+        "workers know it"
+    )
     desk.close()
     assert rows == {"off": "MAINT", "free": "no check"}
 

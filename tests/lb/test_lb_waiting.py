@@ -116,6 +116,35 @@ async def test_first_come_first_served(halls: Any) -> None:
     assert hall.served == ["a", "b", "c"]
 
 
+async def test_nobody_who_comes_later_takes_a_slot_from_another_worker_s_queue(halls: Any) -> None:
+    hall = halls(rows=2)
+    hall.enter("waits", row=0)
+    await settled()
+    assert not hall.rooms[1].empty, "who comes there waits, too"
+    hall.slots += 1  # and before the first one hears of it,
+    hall.enter("comes later", row=1)
+    await settled()
+    assert hall.served == []
+    hall.rooms[1].slot_freed()
+    await hall.until_served(1)
+    assert hall.served == ["waits"]
+
+
+async def test_who_has_nobody_left_to_serve_passes_the_news_on(
+    halls: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "RECHECK_SECONDS", 60.0)
+    hall = halls(rows=2)
+    hall.enter("a", row=0)
+    await settled()
+    hall.enter("b", row=1)
+    await settled()
+    hall.slots += 1
+    hall.free(row=1)  # a ring for two
+    await hall.until_served(2)
+    assert hall.served == ["a", "b"]
+
+
 async def test_one_wake_up_is_enough_for_many_slots(halls: Any) -> None:
     """As when a server comes up: nobody has left, and there is room for all."""
     hall = halls()

@@ -24,6 +24,7 @@ from scaleup.lb.worker import Worker, sizes_of
 from scaleup.net.addresses import Endpoint
 from scaleup.net.sockets import bound, stop_listening
 from scaleup.processes import Message, Process
+from scaleup.processes.channel import MAX_QUEUED_MESSAGES
 
 HOST, VIP = "127.0.66.1", "127.0.66.100"
 PATIENCE_SECONDS = 5.0
@@ -77,6 +78,7 @@ class Shop:
         self.active, self.up = active, [True] * len(servers)
         self.live = [server.live for server in self.settings.server]
         self.maxconn = self.settings.maxconn
+        self.rising: list[tuple[int, float]] = []
         if told:
             self.say_state()
         self._actors: list[Actor] = []
@@ -90,7 +92,9 @@ class Shop:
         """The node says all that it knows, each time."""
         self.active = self.active if active is None else active
         live = [(number, live.as_list()) for number, live in enumerate(self.live)]
-        self.say("state", active=self.active, up=self.up, live=live, maxconn=[self.maxconn])
+        self.say(
+            "state", active=self.active, up=self.up, live=live, rising=self.rising, maxconn=[self.maxconn]
+        )
 
     def server_is(self, number: int, *, up: bool = True, **live: Any) -> None:
         """`live`: what an operator has changed."""
@@ -644,3 +648,32 @@ async def test_when_they_are_not_observed_nothing_is_told(shop: Open, backend: B
     client = await one.client()
     await client.expect_rst()
     assert one.worker._observer._timer is None
+
+
+@pytest.mark.parametrize(("rising", "share"), [([], 1.0), ([(0, 10.0)], 0.55)])
+async def test_a_worker_that_begins_starts_slowly_only_what_the_node_says(
+    rising: list[tuple[int, float]], share: float
+) -> None:
+    """Servers by name have no address before the first state; with it they do not come up, they are found."""
+    shop = Shop("localhost:1,weight=20,slowstart=20", "localhost:2,weight=20", told=False)
+    shop.rising = rising
+    for number in (0, 1):
+        shop.live[number] = shop.live[number]._replace(endpoint=Endpoint("127.0.66.3", 1 + number))
+    shop.say_state()
+    (pool,) = set(shop.worker._pools)
+    chosen = [server.name for _ in range(310) if (server := pool.choose(b"client"))]
+    assert chosen.count("s0") / chosen.count("s1") == pytest.approx(share, abs=0.05)
+    await shop.close()
+
+
+async def test_no_more_sessions_are_told_than_the_channel_takes(
+    shop: Open, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert worker.MOST_TOLD / worker.MOST_AT_A_TIME < MAX_QUEUED_MESSAGES
+    monkeypatch.setattr(worker, "MOST_TOLD", 1)
+    one = shop(backend)
+    for _ in range(2):
+        await one.session(backend)
+    one.say("sessions", number=7)
+    ((kind, fields),) = one.told
+    assert (kind, fields["number"], len(fields["part"]), fields["more"]) == ("answer", 7, 1, False)

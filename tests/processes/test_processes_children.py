@@ -9,10 +9,11 @@ import signal
 from pathlib import Path
 
 import pytest
-from processes_harness import Talker, talking, watched
+from processes_harness import DEADLINE_SECONDS, PROGRAMS, Talker, talking, until, watched
 
 from scaleup.processes import Message
 from scaleup.processes.children import Child, describe, running
+from scaleup.processes.logs import Destination
 
 
 @pytest.mark.parametrize("code", [0, 3, 78])
@@ -189,3 +190,25 @@ async def test_a_callback_that_fails_does_not_hide_the_end(caplog: pytest.LogCap
 )
 def test_an_end_in_words(returncode: int, said: str) -> None:
     assert describe(returncode) == said
+
+
+async def test_what_a_child_is_told_while_it_starts_is_not_lost(tmp_path: Path) -> None:
+    """A worker that is told to retire before it could listen must not go on for ever."""
+    log, said = tmp_path / "log", asyncio.Queue[Message]()
+    child = Child(
+        "kid",
+        ["attached"],
+        on_message=said.put_nowait,
+        on_exit=lambda code: None,
+        environment=PROGRAMS,
+    )
+    child.send("init", name="kid", greeting="hello", log=Destination(file=str(log)))
+    child.send("retire")  # it will read both at once
+    try:
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            while (await said.get()).kind != "ready":
+                pass
+        await until(lambda: "told to retire" in log.read_text())
+    finally:
+        child.kill()
+        await child.wait()

@@ -5,9 +5,10 @@ import struct
 
 import pytest
 
+from bench.ports import free_port
 from scaleup.errors import StartupError
 from scaleup.net.addresses import Endpoint
-from scaleup.net.sockets import BACKLOG, endpoint_of, listening
+from scaleup.net.sockets import BACKLOG, endpoint_of, listening, stop_listening
 from scaleup.processes.sockets import Sockets
 
 ANY = Endpoint("127.0.0.1", 0)
@@ -57,13 +58,21 @@ def test_a_port_in_use_is_told_in_one_line_and_nothing_is_opened(sockets: Socket
     taken = listening(ANY, "--listen")
     with pytest.raises(StartupError, match=f"--listen {endpoint_of(taken)}: Address already in use"):
         sockets.open([OTHER, endpoint_of(taken)], 2)
-    assert sockets.besides([]) == []
+    assert sockets.leave([]) == []
     taken.close()
 
 
-def test_what_is_open_besides_what_is_wanted_can_be_closed(sockets: Sockets) -> None:
-    sockets.open([ANY, OTHER], 2)
-    assert sockets.besides([ANY]) == [OTHER]
-    sockets.close(sockets.at(OTHER))
-    assert sockets.besides([]) == [ANY]
+def test_an_address_that_is_left_and_comes_back_listens_again(sockets: Sockets) -> None:
+    """Also while its old workers hold the sockets that they have shut down."""
+    sockets.open([ANY], 2)
+    where = Endpoint(OTHER.host, free_port(OTHER.host))
+    handed = [sock.dup() for sock in sockets.open([where], 2)]
+    assert sockets.leave([ANY]) == [where]
+    for sock in handed:
+        stop_listening(sock)
+    again = sockets.open([ANY, where], 2)
+    assert [endpoint_of(sock) for sock in again] == [where, where]
+    socket.create_connection((where.host, where.port), 1).close()
+    for sock in handed:
+        sock.close()
     sockets.close_all()

@@ -320,6 +320,24 @@ class TestLeastConn:
             elsewhere[f"s{n}"] = 1000
             assert pool.choose() is among[n + 1]
 
+    def test_a_heap_that_is_made_anew_in_the_midst_of_a_choice_is_heeded(self) -> None:
+        """Falls leave older entries behind, until there are too many; a rise may come at any number of them."""
+        count = 30
+        for falls in range(4 * count + 64):
+            elsewhere = {f"s{n}": 1000 + n for n in range(count)}
+            among = servers(*[1] * count)
+            loads = elsewhere.__getitem__
+            pool = Pool(
+                among,
+                algorithm("leastconn", Generator().randrange),
+                lambda server, loads=loads: loads(server.name),  # type: ignore[misc]
+            )
+            for _ in range(falls):
+                elsewhere.update((name, load - 1) for name, load in elsewhere.items())
+                pool.choose()
+            elsewhere.update((f"s{n}", 5000 - n) for n in range(count))
+            assert pool.choose() is among[-1]
+
     def test_a_fall_elsewhere_is_seen_after_a_bounded_number_of_choices(self) -> None:
         elsewhere = {f"s{n}": 10 for n in range(100)}
         among = servers(*[1] * 100)

@@ -128,6 +128,19 @@ async def test_one_name_server_of_several_is_enough(dns: NameServer, monkeypatch
         assert (await resolver.look_up(WEB)).endpoints == endpoints("10.0.0.1")
 
 
+async def test_a_name_server_that_is_silent_is_waited_for_once_in_a_look_up(
+    dns: NameServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a search list and both families there are many questions, and five seconds for all of them."""
+    monkeypatch.setattr(name_servers, "ATTEMPT_SECONDS", 0.1)
+    dns.say("web.internal", "AAAA", "fd00::1")
+    with name_server("127.0.53.2") as silent:
+        silent.mode = "silent"
+        resolver = Resolver([silent.endpoint, dns.endpoint])
+        assert (await resolver.look_up(WEB)).endpoints == endpoints("fd00::1")
+    assert (len(silent.asked), len(dns.asked)) == (1, 2)
+
+
 async def test_an_answer_that_is_too_long_for_udp_comes_by_tcp(dns: NameServer) -> None:
     dns.mode = "tcp"
     hosts = [f"10.0.{number}.1" for number in range(200)]

@@ -233,6 +233,8 @@ def test_what_is_changed_counts_and_addresses_come_and_go(running: Running) -> N
         return False
 
     until(is_gone, "nobody listens there any more")
+    assert running.reload(both) == "reloaded"
+    assert ask(("127.0.0.1", port)) == 200
 
 
 def test_a_bad_file_changes_nothing(running: Running) -> None:
