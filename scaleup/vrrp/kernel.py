@@ -112,17 +112,20 @@ class KernelOwner:
         self._look()
 
     def take(self) -> None:
-        """Adds all addresses and sends the first burst. Raises OSError, and has nothing then."""
-        already = self._owns
+        """Adds all addresses. Raises OSError, and has nothing then."""
         self._owns = True
         try:
             self._renew()
         except OSError:
             self.release()
             raise
-        if not already:
-            self._announce(self._schedule.taken(self._loop.time()))
         self._arm()
+
+    def announce(self) -> None:
+        """The first burst has left when this returns."""
+        if self._owns:
+            self._announce(self._schedule.taken(self._loop.time()))
+            self._arm()
 
     def release(self) -> None:
         self._owns = False

@@ -213,9 +213,12 @@ def test_the_interface_speaks_from_an_address_of_its_own(host: Host) -> None:
 # ----- telling the neighbours ---------------------------------------------------------------------------
 
 
-async def test_the_first_burst_is_there_when_take_returns(lan: Lan, host: Host, owner: KernelOwner) -> None:
+async def test_the_first_burst_has_left_when_announce_returns(
+    lan: Lan, host: Host, owner: KernelOwner
+) -> None:
     with listening(lan.host("client"), l2.ETH_P_ARP) as arp, listening(lan.host("client"), 0x86DD) as ipv6:
         owner.take()
+        owner.announce()
         requests = [l2.Ether(frame) for frame in heard(arp)]
         told = [l2.Ether(frame) for frame in heard(ipv6)]
     assert len(requests) == 5
@@ -243,12 +246,14 @@ async def test_neighbours_learn_where_it_is_now(lan: Lan, host: Host, owner: Ker
     client.ip("neigh", "replace", VIP, "lladdr", "02:00:00:00:00:01", "dev", DEVICE, "nud", "stale")
     client.ip("neigh", "replace", VIP6, "lladdr", "02:00:00:00:00:01", "dev", DEVICE, "nud", "stale")
     owner.take()
+    owner.announce()
     await until(lambda: (client.neighbour(VIP), client.neighbour(VIP6)) == (host.mac, host.mac))
 
 
 async def test_it_is_said_again_past_the_lifetime(lan: Lan, owner: KernelOwner) -> None:
     with listening(lan.host("client"), l2.ETH_P_ARP) as arp:
         owner.take()
+        owner.announce()
         count = 0
         began = time.monotonic()
         while count < 5 + 5:
@@ -263,6 +268,8 @@ async def test_a_reminder_is_a_burst_and_a_flood_of_them_is_not(lan: Lan, owner:
         owner.remind()
         assert heard(arp) == []
         owner.take()
+        assert heard(arp) == [], "another of its group may not be had"
+        owner.announce()
         heard(arp)
         for _ in range(100):
             owner.remind()
