@@ -95,8 +95,7 @@ class Standalone:
             )
             collector = ElectionCollector(lambda: snapshot(self._daemon, self._loop.time()))
             self._process.registry.register(collector)
-            if settings.state_file is not None:
-                self._loop.add_signal_handler(signal.SIGUSR1, self._write_state)
+            self._loop.add_signal_handler(signal.SIGUSR1, self._write_state)  # who used keepalived sends it
             if settings.event_socket is not None:
                 self._stream = EventStream(settings.event_socket, self._present)
                 self._stream.start()
