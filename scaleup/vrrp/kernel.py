@@ -6,7 +6,7 @@ is one host again.
 
 **Others meddle.** A DHCP client or a network manager may take away what it did not put there. An address
 of ours that vanishes is put back once, and announced. If it vanishes again soon, two programs would fight, so
-this node is at fault and rests.
+this node is at fault and rests. A renewal that fails is tried again for as long as the kernel keeps the address.
 
 Addresses that a crash left behind are removed before the election begins.
 
@@ -41,6 +41,12 @@ log = logging.getLogger(__name__)
 LIFETIME_SECONDS = 2
 """The kernel counts whole seconds, and 1 would leave a busy host too little room."""
 RENEW_SECONDS = 0.5
+RENEW_AGAIN_SECONDS = 0.1
+"""After a renewal that has failed. The kernel keeps the address meanwhile, so nothing is lost yet."""
+NOT_RENEWED_SECONDS = LIFETIME_SECONDS - 0.25
+"""Since the last renewal: now it is given up, while there is still time to say so."""
+REST_SECONDS = 5.0
+"""After it was given up, as for one that cannot be taken."""
 MEDDLED_SECONDS = 60.0
 """Vanishing twice within it is no accident; it is also how long the fault lasts."""
 LOG_EVERY_SECONDS = 5.0
@@ -88,7 +94,7 @@ class KernelOwner:
         self._down: set[str] = set()
         self._is_gone = False  # one of the interfaces
         self._owns = False
-        self._renewed = 0.0
+        self._renewed = self._next_renewal = 0.0
         self._put_back_at: float | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._resting: asyncio.TimerHandle | None = None
@@ -202,6 +208,7 @@ class KernelOwner:
             for interface, index in self._addresses:
                 self._rtnetlink.add(interface, index, LIFETIME_SECONDS)
         self._renewed = self._loop.time()
+        self._next_renewal = self._renewed + RENEW_SECONDS
 
     def _missing(self) -> dict[IPv4Interface | IPv6Interface, int]:
         """With the indexes of their interfaces."""
@@ -223,19 +230,24 @@ class KernelOwner:
             self._timer.cancel()
             self._timer = None
         if self._owns:
-            deadline = self._renewed + RENEW_SECONDS
+            deadline = self._next_renewal
             if self._schedule.deadline is not None:
                 deadline = min(deadline, self._schedule.deadline)
             self._timer = self._loop.call_at(deadline, self._expired)
 
     def _expired(self) -> None:
         now = self._loop.time()
-        if now >= self._renewed + RENEW_SECONDS - 0.001:  # asyncio may call a clock tick early
+        if now >= self._next_renewal - 0.001:  # asyncio may call a clock tick early
             try:
                 self._renew()
             except OSError as error:
-                self._lost(f"the virtual addresses cannot be renewed: {error.strerror}")
-                return
+                reason = f"the virtual addresses cannot be renewed: {error.strerror or error}"
+                now = self._loop.time()  # an answer may have been waited for
+                if now >= self._renewed + NOT_RENEWED_SECONDS:
+                    self._lost(reason, REST_SECONDS)
+                    return
+                self._limited.warning("renew", reason)
+                self._next_renewal = now + RENEW_AGAIN_SECONDS
         self._announce(self._schedule.expired(now))
         self._arm()
 
@@ -306,7 +318,7 @@ class KernelOwner:
         now = self._loop.time()
         expired = now >= self._renewed + LIFETIME_SECONDS
         if not expired and self._put_back_at is not None and now < self._put_back_at + MEDDLED_SECONDS:
-            self._lost(f"something on this host takes {names} away again and again")
+            self._lost(f"something on this host takes {names} away again and again", MEDDLED_SECONDS)
             return
         if expired:
             why = "was not renewed in time"
@@ -317,7 +329,7 @@ class KernelOwner:
         try:
             self._renew()
         except OSError as error:
-            self._lost(f"{names} cannot be put back: {error.strerror}")
+            self._lost(f"{names} cannot be put back: {error.strerror}", REST_SECONDS)
             return
         self._announce(self._schedule.taken(now))
         self._arm()
@@ -331,14 +343,14 @@ class KernelOwner:
         else:
             self._recover("address")
 
-    def _lost(self, reason: str) -> None:
+    def _lost(self, reason: str, rest: float) -> None:
         self.release()
         if self._is_gone:
             return
         if self._resting is not None:
             self._resting.cancel()
-        self._resting = self._loop.call_later(MEDDLED_SECONDS, self._recover, "address")
-        self._fault(f"{reason}; next try in {MEDDLED_SECONDS:g} s", "address")
+        self._resting = self._loop.call_later(rest, self._recover, "address")
+        self._fault(f"{reason}; next try in {rest:g} s", "address")
 
 
 def not_its_own(address: Address) -> StartupError:

@@ -302,6 +302,38 @@ async def test_what_somebody_takes_away_is_put_back_once(
     await until(lambda: judge.said[1:] == [("address", "recovered")])
 
 
+async def test_a_renewal_that_fails_is_tried_again_and_costs_nothing(
+    host: Host,
+    owner: KernelOwner,
+    judge: Judge,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(kernel_module, "RENEW_SECONDS", 0.05)
+    owner.take()
+    monkeypatch.setattr(owner, "_addresses", [(ip_interface(f"{VIP}/24"), 4711)])  # ENODEV
+    await until(lambda: "cannot be renewed: No such device" in caplog.text)
+    assert host.has(VIP)
+    monkeypatch.undo()
+    failed = owner._renewed
+    await until(lambda: owner._renewed > failed)
+    assert host.has(VIP)
+    assert judge.said == []
+
+
+async def test_an_address_that_cannot_be_renewed_is_given_up_for_a_while_before_it_goes(
+    host: Host, owner: KernelOwner, judge: Judge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, seconds in {"RENEW": 0.05, "RENEW_AGAIN": 0.02, "NOT_RENEWED": 0.2, "REST": 0.1}.items():
+        monkeypatch.setattr(kernel_module, f"{name}_SECONDS", seconds)
+    owner.take()
+    monkeypatch.setattr(owner, "_addresses", [(ip_interface(f"{VIP}/24"), 4711)])
+    await until(lambda: judge.said)
+    reason = "the virtual addresses cannot be renewed: No such device; next try in 0.1 s"
+    assert judge.said[0] == ("address", reason)
+    await until(lambda: judge.said[1:] == [("address", "recovered")])
+
+
 async def test_what_was_released_is_not_missed(host: Host, owner: KernelOwner, judge: Judge) -> None:
     for _ in range(20):
         owner.take()
