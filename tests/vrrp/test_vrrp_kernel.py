@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import socket
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from ipaddress import ip_address, ip_interface
@@ -22,6 +23,7 @@ from scaleup.vrrp.announcer import Announcer
 from scaleup.vrrp.interface import index_of, primary_address
 from scaleup.vrrp.kernel import LIFETIME_SECONDS, KernelOwner, Placed
 from scaleup.vrrp.owner import GONE
+from scaleup.vrrp.renewals import Renewals
 from scaleup.vrrp.rtnetlink import Rtnetlink
 
 pytestmark = lan_marks()
@@ -54,6 +56,7 @@ def host(lan: Lan) -> Host:
 
 
 ANNOUNCERS: list[Announcer] = []
+RENEWALS: list[Renewals] = []
 
 
 @pytest.fixture(autouse=True)
@@ -61,12 +64,16 @@ def _announcers_are_closed() -> Iterator[None]:
     yield
     while ANNOUNCERS:
         ANNOUNCERS.pop().close()
+        RENEWALS.pop().shutdown()
 
 
 def owning(host: Host, *placed: Placed, habits: Habits | None = None, its_own: bool = False) -> KernelOwner:
     ANNOUNCERS.append(Announcer())
+    RENEWALS.append(Renewals())
     with host.entered():
-        return KernelOwner(placed, Schedule(habits or Habits()), ANNOUNCERS[-1], its_own=its_own)
+        return KernelOwner(
+            placed, Schedule(habits or Habits()), ANNOUNCERS[-1], RENEWALS[-1], its_own=its_own
+        )
 
 
 def opened(host: Host, *addresses: str, device: str = DEVICE, habits: Habits | None = None) -> KernelOwner:
@@ -332,6 +339,43 @@ async def test_an_address_that_cannot_be_renewed_is_given_up_for_a_while_before_
     reason = "the virtual addresses cannot be renewed: No such device; next try in 0.1 s"
     assert judge.said[0] == ("address", reason)
     await until(lambda: judge.said[1:] == [("address", "recovered")])
+
+
+async def test_a_renewal_that_the_kernel_lets_wait_holds_nobody_up_and_does_not_come_after_the_release(
+    host: Host, owner: KernelOwner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernel_module, "RENEW_SECONDS", 0.01)
+    lock = threading.Event()
+    RENEWALS[-1].submit(lock.wait, 10)
+    owner.take()
+    await until(lambda: owner._renewal is not None)
+    assert not owner._renewal.done()
+    free = threading.Timer(0.05, lock.set)
+    free.start()
+    owner.release()
+    free.join()
+    assert owner._renewal.done()
+    assert not host.has(VIP)
+
+
+async def test_what_goes_just_after_a_late_renewal_was_taken_away_by_the_kernel_s_clock(
+    host: Host,
+    owner: KernelOwner,
+    judge: Judge,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(kernel_module, "LIFETIME_SECONDS", 60)  # for which it is excused, too
+    monkeypatch.setattr(kernel_module, "RENEW_SECONDS", 60.0)
+    owner.take()
+    late = owner._renewed = owner._renewed - 60
+    owner._start_renewal()
+    await until(lambda: owner._renewed > late)
+    for times in (1, 2):
+        host.ip("addr", "del", f"{VIP}/24", "dev", DEVICE)
+        await until(lambda: caplog.text.count("was not renewed in time: put back") == times)  # noqa: B023
+        await until(lambda: host.has(VIP))
+    assert judge.said == []
 
 
 async def test_what_was_released_is_not_missed(host: Host, owner: KernelOwner, judge: Judge) -> None:
