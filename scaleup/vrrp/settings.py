@@ -101,7 +101,9 @@ commands beside the election:
 """
 
     state_file: Annotated[Path | None, Flag("FILE", GROUP)] = Field(
-        None, description="write the state as JSON with keepalived's names, at each change and on SIGUSR1"
+        None,
+        description="write the state as JSON with keepalived's names, at each change and on SIGUSR1; below /run: "
+        "the election waits for it",
     )
     event_socket: Annotated[Path | None, Flag("FILE", GROUP)] = Field(
         None, description="Unix socket that says each change as a line of JSON"
