@@ -319,7 +319,7 @@ def collect_rarely() -> None:
 
 
 async def serve(init: Message, process: Process) -> None:
-    leave_signals()
+    leave_signals(process)
     worker = Worker(init, process)
     worker.drop_privileges()
     collect_rarely()

@@ -114,6 +114,7 @@ class Child:
 
     async def stop(self, grace: float) -> int:
         """SIGTERM, and SIGKILL after `grace` seconds. Returns the return code."""
+        self.send("stop")  # to one that leaves signals to us
         self.signal(signal.SIGTERM)
         try:
             async with asyncio.timeout(grace):

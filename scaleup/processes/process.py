@@ -178,6 +178,9 @@ class Process:
             self._reopen_logs()
         elif message.kind == "ping":
             self.tell_parent("pong", log_dropped=self.log_dropped())
+        elif message.kind == "stop":
+            self.stopping.set()
+            self.urgent.set()
         else:
             self.on_message(message)
 

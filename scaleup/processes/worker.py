@@ -33,7 +33,7 @@ class Orders:
         self.gone: Container[Endpoint] | None = None
         self._process = process
         process.on_message = self._obey
-        leave_signals()
+        leave_signals(process)
 
     def _obey(self, message: Message) -> None:
         if message.kind in ("drain", "retire"):
@@ -43,12 +43,17 @@ class Orders:
             self._process.stopping.set()
 
 
-def leave_signals() -> None:
+def leave_signals(process: Process) -> None:
     """The parent decides. A service manager may signal all processes of a tier at once, and a worker that stops by
     itself takes the listening sockets away from its successor, too.
     """
+
+    def left(number: signal.Signals) -> None:
+        if not process.stopping.is_set():
+            log.info("%s: left to the parent", number.name)
+
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
-        asyncio.get_running_loop().add_signal_handler(number, log.info, "%s: left to the parent", number.name)
+        asyncio.get_running_loop().add_signal_handler(number, left, number)
 
 
 @contextlib.asynccontextmanager

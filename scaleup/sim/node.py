@@ -187,11 +187,6 @@ class Node:
         return self.routers[self._names[0]]
 
     @property
-    def active(self) -> bool:
-        """Active in any election, and able to act like it."""
-        return any(seat.active for seat in self.seats.values())
-
-    @property
     def fit(self) -> bool:
         """Whether it should take part in its elections, once its policy knows all there is to know."""
         works = all(self.works[check] for check, weight in self.spec.tracks if weight == 0)

@@ -16,7 +16,7 @@ Reading order:
     tracking     what a node's worth depends on; scripts, notify, events: the operator's programs, in a helper
     owner        what it means to own a virtual address: on loopback, to listen on it
     kernel       on real interfaces, to have the kernel answer for it; announce ●, announcer, telling the neighbours
-    rtnetlink    how the kernel is asked for that; interface, what it says of interfaces
+    rtnetlink    how the kernel is asked for that; renewals, in a thread; interface, what it says of interfaces
     network      how advertisements travel: by unicast UDP, for nodes that may not open raw sockets
     rawip        as the RFC has it, IP protocol 112; bpf ●, its filter; pcap, a record of it
     instance     one virtual router, but for its decisions: what it hears, says, owns and counts

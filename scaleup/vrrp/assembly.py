@@ -26,6 +26,7 @@ from scaleup.vrrp.owner import ListenerOwner, Owner, Owners
 from scaleup.vrrp.packet import Address
 from scaleup.vrrp.pcap import Recorded
 from scaleup.vrrp.rawip import RawIp
+from scaleup.vrrp.renewals import Renewals
 from scaleup.vrrp.router import OWNER
 
 log = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ class Opener:
 
     def __init__(self, sockets: Sequence[socket.socket] = ()) -> None:
         self._sockets = sockets
-        self._announcer = Announcer()
+        self._announcer, self._renewals = Announcer(), Renewals()
 
     def instances(self, elections: Sequence[Election], virtual: Collection[Address] = ()) -> list[Instance]:
         """One for each, or none. `virtual`: further addresses that are virtual ones, though an interface may
@@ -104,6 +105,7 @@ class Opener:
     def close(self) -> None:
         """When all that it opened is closed."""
         self._announcer.close()
+        self._renewals.shutdown()
 
     def _owner(self, election: Election) -> Owner:
         listeners = ListenerOwner(self._sockets)
@@ -116,7 +118,7 @@ class Opener:
         interface = election.interface
         placed = [Placed(virtual.interface, virtual.device or interface) for virtual in election.vip]
         schedule = Schedule(election.habits())
-        kernel = KernelOwner(placed, schedule, self._announcer, [interface], its_own=owned)
+        kernel = KernelOwner(placed, schedule, self._announcer, self._renewals, [interface], its_own=owned)
         return Owners([listeners, kernel])
 
 

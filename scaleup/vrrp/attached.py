@@ -2,9 +2,10 @@
 
 It is a process of its own so that a busy proxy never delays an advertisement, and it is the node's
 guardian: it holds duplicates of the listening sockets, and when the node dies, however it dies, the end
-of the channel says so, the address is given up and the peers hear priority 0.
+of the channel says so, the address is given up and the peers hear priority 0. Signals are the node's: who stops
+all processes of a service at once must not take the address away from sessions that the node lets finish.
 
-Messages from the node: `init` (with the listening sockets), `fault` (a reason), `recover`, `check` (one result).
+Messages from the node: `init` (with the listening sockets), `fault` (a reason), `recover`.
 Messages to the node: `role` at each change, `statistics` once a second.
 """
 
@@ -20,6 +21,7 @@ from pydantic import ValidationError
 
 from scaleup.errors import ConfigurationError
 from scaleup.processes import Message, Process, run_child
+from scaleup.processes.worker import leave_signals
 from scaleup.vrrp.arrangement import Arrangement
 from scaleup.vrrp.assembly import Opener, assembled
 from scaleup.vrrp.daemon import Daemon
@@ -31,6 +33,7 @@ STATISTICS_SECONDS = 1.0
 
 
 async def serve(init: Message, process: Process) -> None:
+    leave_signals(process)
     election = read(init.fields["election"])
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket(fileno=number)) for number in init.descriptors]
@@ -64,8 +67,6 @@ def obey(daemon: Daemon, message: Message) -> None:
             daemon.fault(message.fields["reason"])
         case "recover":
             daemon.recover()
-        case "check":
-            daemon.check(**message.fields)
 
 
 async def tell_statistics(daemon: Daemon, process: Process) -> None:

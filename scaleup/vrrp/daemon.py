@@ -26,7 +26,6 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from itertools import groupby
 
 from scaleup.errors import ScaleUpError
 from scaleup.processes.logs import LimitedLog
@@ -222,29 +221,32 @@ class Daemon:
     # ----- what is done ---------------------------------------------------------------------------
 
     def _act(self, actions: Sequence[Action], event: str) -> None:
-        """Carry out what the routers returned. An address is taken before anybody is told of it: a node that
-        cannot take it would else drive out one that serves, at each attempt. What was to follow from having it is
-        left out then. `event`: what made them return it.
+        """Carry out what the routers returned. All addresses are taken before anybody is told of one: a node that
+        cannot take it, or that of a router which moves with it, would else drive out one that serves, at each
+        attempt. What was to follow from having them is left out then. `event`: what made them return it.
         """
         refused: dict[str, OSError] = {}
-        for name, run in groupby(actions, key=lambda action: action.router):
-            outputs = [action.what for action in run]
-            if AnnounceAddresses() in outputs:
+        left_out: set[str] = set()
+        for name, what in actions:
+            if what == AnnounceAddresses() and name not in left_out:
                 try:
                     self.instances[name].owner.take()
                 except OSError as error:
                     refused[name] = error
-            if name not in refused:
-                for output in outputs:
-                    self._do(name, output, event)
+                    left_out |= self.routers.moving_with(name)
+        for name, what in actions:
+            if name not in left_out:
+                self._do(name, what, event)
         for name, why in refused.items():
-            self._cannot_take(name, why)
+            self._cannot_take(name, why)  # and what others in its group have taken is given back
         self._arm()
 
     def _do(self, name: str, output: object, event: str) -> None:
         match output:
             case SendAdvertisement(priority):
                 self.instances[name].send(priority)
+            case AnnounceAddresses():
+                self.instances[name].owner.announce()
             case WithdrawAddresses():
                 self.instances[name].owner.release()
             case Transition():

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from scaleup.vrrp import packet
+from scaleup.vrrp.auth import TRAILER_BYTES
 from scaleup.vrrp.codec import Codec
 from scaleup.vrrp.doctor_facts import Facts, Finding, Link
 from scaleup.vrrp.doctor_heard import Voice, hearing, plain, read
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 
 HEADERS_BYTES = {4: 20, 6: 40}
-TRAILER_BYTES = 28  # of auth_hmac
 IPV6_LEAST_MTU = 1280  # RFC 8200 §5
 STRICT_REVERSE_PATH = 1
 

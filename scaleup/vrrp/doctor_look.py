@@ -21,19 +21,20 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface
 from pathlib import Path
 
 from scaleup.errors import StartupError
+from scaleup.vrrp.announce import ARP, BROADCAST, NEIGHBOR_ADVERTISEMENT, OPTION_TARGET_LINK_LAYER
+from scaleup.vrrp.announcer import SIOCGIFHWADDR
 from scaleup.vrrp.doctor import own_addresses
 from scaleup.vrrp.doctor_facts import Facts, Link, Packet
 from scaleup.vrrp.election import Election
 from scaleup.vrrp.network import MAX_DRAIN
 from scaleup.vrrp.packet import Address
 from scaleup.vrrp.rawip import RawIp
-from scaleup.vrrp.rtnetlink import Rtnetlink
+from scaleup.vrrp.rtnetlink import IFF_RUNNING, IFF_UP, Rtnetlink
 from scaleup.vrrp.scheduling import REALTIME_PRIORITY
 from scaleup.vrrp.tap import ETH_P_ARP, ETH_P_IP, ETH_P_IPV6, open_tap
 
 CAPABILITIES = {"NET_ADMIN": 12, "NET_RAW": 13, "IPC_LOCK": 14, "SYS_NICE": 23}  # capabilities(7)
-SIOCGIFFLAGS, SIOCGIFMTU, SIOCGIFHWADDR = 0x8913, 0x8921, 0x8927
-IFF_UP, IFF_RUNNING = 0x1, 0x40
+SIOCGIFFLAGS, SIOCGIFMTU = 0x8913, 0x8921  # man 7 netdevice
 TIME_ERROR = 5  # adjtimex(2): the clock is not synchronised
 TIMEX_BYTES = 512  # more than any struct timex
 
@@ -42,9 +43,7 @@ LEAST_SECONDS = 1.0
 
 PROBES = 3  # RFC 5227 §1.1 PROBE_NUM; here a third of the time apart
 PACKET_BYTES = 2048
-ARP = struct.Struct("!HHBBH6s4s6s4s")
-BROADCAST = b"\xff" * 6
-SOLICIT, ADVERTISE, OPTION_TARGET_MAC = 135, 136, 2  # ICMPv6 types and option (RFC 4861)
+SOLICIT = 135  # ICMPv6 type (RFC 4861)
 
 
 def gather(election: Election) -> Facts:
@@ -282,7 +281,7 @@ class _Neighbours:
                 data = self._socket.recv(PACKET_BYTES)
             except BlockingIOError:
                 return
-            if len(data) >= 32 and data[0] == ADVERTISE and data[24] == OPTION_TARGET_MAC:
+            if len(data) >= 32 and data[0] == NEIGHBOR_ADVERTISEMENT and data[24] == OPTION_TARGET_LINK_LAYER:
                 self.answers.setdefault(IPv6Address(data[8:24]), set()).add(data[26:32].hex(":"))
 
     def arp(self, data: bytes) -> None:

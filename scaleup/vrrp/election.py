@@ -202,7 +202,8 @@ class RouterFields(BaseModel):
         255, ge=1, le=255, description="of what peers send; less than 255 only when they are behind a router"
     )
     pcap: Annotated[Path | None, Flag("FILE", GROUP)] = Field(
-        None, description="record what is sent and heard, for Wireshark"
+        None,
+        description="record what is sent and heard, for Wireshark; where writing is fast: the election waits",
     )
     garp_master_repeat: Annotated[int, Flag("N", ANNOUNCEMENTS)] = Field(
         5, ge=1, le=100, description="gratuitous ARP (IPv6: neighbour advertisements) on taking an address"

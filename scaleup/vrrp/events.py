@@ -75,6 +75,7 @@ class EventStream:
         self._path, self._present = path, present
         self._loop = asyncio.get_running_loop()
         self._socket: socket.socket | None = None
+        self._inode = 0
         self._readers: set[socket.socket] = set()
 
     def start(self) -> None:
@@ -84,6 +85,7 @@ class EventStream:
             _remove_if_nobody_listens(self._path)
             sock.bind(os.fspath(self._path))
             self._path.chmod(MODE)  # nobody can have connected yet
+            self._inode = self._path.stat().st_ino
             sock.listen()
         except OSError as error:
             sock.close()
@@ -98,7 +100,9 @@ class EventStream:
             self._loop.remove_reader(self._socket)
             self._socket.close()
             self._socket = None
-            self._path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                if self._path.stat().st_ino == self._inode:  # not that of a successor
+                    self._path.unlink()
 
     def tell(self, status: Status) -> None:
         """A router has changed."""

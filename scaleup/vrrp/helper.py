@@ -7,7 +7,7 @@ interpreter. So here is everything that starts programs, connects or reads /proc
 itself, the state of interfaces, stays with the election (`Helper`).
 
 Messages to it: `init`, and `notify` at each change. From it: `result` of each check. It ends with its parent,
-and on SIGTERM, after the notify scripts that still wait, for at most FINISH_SECONDS.
+and at its word (signals are left to it), after the notify scripts that still wait, for at most FINISH_SECONDS.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from functools import partial
 from scaleup.processes import Child, Message, Process, Tasks, run_child
 from scaleup.processes.keeper import Keeper
 from scaleup.processes.logs import Destination
+from scaleup.processes.worker import leave_signals
 from scaleup.vrrp.decisions import Condition, Notify
 from scaleup.vrrp.notify import MAX_WAITING, Notifier, NotifySettings
 from scaleup.vrrp.tracking import Tracker, TrackSettings
@@ -112,6 +113,8 @@ class Helper:
 
 
 async def serve(init: Message, process: Process) -> None:
+    leave_signals(process)
+
     def report(name: str, passed: bool, detail: str) -> None:
         process.tell_parent("result", name=name, passed=passed, detail=detail)
 

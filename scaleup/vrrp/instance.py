@@ -146,7 +146,7 @@ class Instance:
     def also_active(self, source: Address, priority: int) -> None:
         """Somebody else claims what we own."""
         self._limited.warning(
-            f"also active: {source}",
+            "also active",  # not for each: a forger has as many sources as he likes
             f"{source} is Active as well, with priority {priority}: if this goes on, it does not hear us",
         )
         self.owner.remind()

@@ -10,13 +10,13 @@ from scaleup.vrrp.packet import Address
 from scaleup.vrrp.rtnetlink import Rtnetlink
 
 
-def index_of(name: str, option: str = "--interface") -> int:
-    """Raises StartupError; `option` is what named the interface."""
+def index_of(name: str) -> int:
+    """Raises StartupError."""
     try:
         return socket.if_nametoindex(name)
     except OSError:
         known = ", ".join(name for _, name in socket.if_nameindex())
-        raise StartupError(f"{option} {name}: there is no such interface; there are {known}") from None
+        raise StartupError(f"--interface {name}: there is no such interface; there are {known}") from None
 
 
 def primary_address(name: str, family: int, virtual: Collection[Address]) -> Address:

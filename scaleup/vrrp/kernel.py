@@ -6,7 +6,8 @@ is one host again.
 
 **Others meddle.** A DHCP client or a network manager may take away what it did not put there. An address
 of ours that vanishes is put back once, and announced. If it vanishes again soon, two programs would fight, so
-this node is at fault and rests.
+this node is at fault and rests. A renewal that fails is tried again for as long as the kernel keeps the address.
+Renewals are made in a thread (`renewals`), since the kernel may let one wait.
 
 Addresses that a crash left behind are removed before the election begins.
 
@@ -23,7 +24,9 @@ import asyncio
 import contextlib
 import errno
 import logging
+import math
 from collections.abc import Callable, Sequence
+from concurrent.futures import wait
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface
 
@@ -34,6 +37,7 @@ from scaleup.vrrp.announcer import Announcer
 from scaleup.vrrp.interface import index_of
 from scaleup.vrrp.owner import GONE
 from scaleup.vrrp.packet import Address
+from scaleup.vrrp.renewals import Renewal, Renewals
 from scaleup.vrrp.rtnetlink import AddressEvent, LinkEvent, Overrun, Rtnetlink, Watch
 
 log = logging.getLogger(__name__)
@@ -41,6 +45,12 @@ log = logging.getLogger(__name__)
 LIFETIME_SECONDS = 2
 """The kernel counts whole seconds, and 1 would leave a busy host too little room."""
 RENEW_SECONDS = 0.5
+RENEW_AGAIN_SECONDS = 0.1
+"""After a renewal that has failed. The kernel keeps the address meanwhile, so nothing is lost yet."""
+NOT_RENEWED_SECONDS = LIFETIME_SECONDS - 0.25
+"""Since the last renewal: now it is given up, while there is still time to say so."""
+REST_SECONDS = 5.0
+"""After it was given up, as for one that cannot be taken."""
 MEDDLED_SECONDS = 60.0
 """Vanishing twice within it is no accident; it is also how long the fault lasts."""
 LOG_EVERY_SECONDS = 5.0
@@ -71,13 +81,14 @@ class KernelOwner:
         addresses: Sequence[Placed],
         schedule: Schedule,
         announcer: Announcer,
+        renewals: Renewals,
         devices: Sequence[str] = (),
         *,
         its_own: bool = False,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._schedule = schedule
-        self._announcer = announcer
+        self._announcer, self._renewals = announcer, renewals
         self._its_own = its_own
         self._is_missing = False  # one of its own
         names = dict.fromkeys([*devices, *(placed.device for placed in addresses)])
@@ -88,17 +99,21 @@ class KernelOwner:
         self._down: set[str] = set()
         self._is_gone = False  # one of the interfaces
         self._owns = False
-        self._renewed = 0.0
+        self._renewed = self._next_renewal = 0.0
+        self._renewal: Renewal | None = None  # the newest one
         self._put_back_at: float | None = None
+        self._tell_again = False  # once it is put back
+        self._excused_until = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._resting: asyncio.TimerHandle | None = None
         self._limited = LimitedLog(log, LOG_EVERY_SECONDS, self._loop.time)
         announcer.open()
         with contextlib.ExitStack() as stack:
             self._rtnetlink = stack.enter_context(Rtnetlink())
+            self._in_thread = stack.enter_context(Rtnetlink())
             self._watch = stack.enter_context(contextlib.closing(Watch()))
             if its_own:
-                for interface in self._missing():
+                for interface in self._missing(self._rtnetlink):
                     raise not_its_own(interface.ip)
             else:
                 self._promote_secondaries()
@@ -112,22 +127,29 @@ class KernelOwner:
         self._look()
 
     def take(self) -> None:
-        """Adds all addresses and sends the first burst. Raises OSError, and has nothing then."""
-        already = self._owns
+        """Adds all addresses. Raises OSError, and has nothing then."""
         self._owns = True
         try:
-            self._renew()
+            self._renew(self._rtnetlink)
         except OSError:
             self.release()
             raise
-        if not already:
-            self._announce(self._schedule.taken(self._loop.time()))
+        self._tell_again = False
+        self._was_renewed()
         self._arm()
+
+    def announce(self) -> None:
+        """The first burst has left when this returns."""
+        if self._owns:
+            self._announce(self._schedule.taken(self._loop.time()))
+            self._arm()
 
     def release(self) -> None:
         self._owns = False
         self._schedule.lost()
         self._arm()
+        if self._renewal is not None:
+            wait([self._renewal])  # or it would come after the removal, which waits for the same lock
         for interface, index in () if self._its_own else self._addresses:
             try:
                 self._rtnetlink.remove(interface, index)
@@ -191,18 +213,21 @@ class KernelOwner:
             except OSError as error:
                 log.warning("%s: promote_secondaries cannot be set: %s", name, error.strerror)
 
-    def _renew(self) -> None:
+    def _renew(self, rtnetlink: Rtnetlink) -> None:
         if self._its_own:
-            if self._missing():
+            if self._missing(rtnetlink):
                 raise OSError(errno.EADDRNOTAVAIL, "an address of this host's own is missing")
         else:
             for interface, index in self._addresses:
-                self._rtnetlink.add(interface, index, LIFETIME_SECONDS)
-        self._renewed = self._loop.time()
+                rtnetlink.add(interface, index, LIFETIME_SECONDS)
 
-    def _missing(self) -> dict[IPv4Interface | IPv6Interface, int]:
+    def _was_renewed(self) -> None:
+        self._renewed = self._loop.time()
+        self._next_renewal = self._renewed + RENEW_SECONDS
+
+    def _missing(self, rtnetlink: Rtnetlink) -> dict[IPv4Interface | IPv6Interface, int]:
         """With the indexes of their interfaces."""
-        there = {(event.ip, event.index) for event in self._rtnetlink.addresses()}
+        there = {(event.ip, event.index) for event in rtnetlink.addresses()}
         return {
             interface: index for interface, index in self._addresses if (interface.ip, index) not in there
         }
@@ -220,20 +245,46 @@ class KernelOwner:
             self._timer.cancel()
             self._timer = None
         if self._owns:
-            deadline = self._renewed + RENEW_SECONDS
-            if self._schedule.deadline is not None:
-                deadline = min(deadline, self._schedule.deadline)
-            self._timer = self._loop.call_at(deadline, self._expired)
+            deadline = min(self._next_renewal, self._schedule.deadline or math.inf)
+            if deadline < math.inf:
+                self._timer = self._loop.call_at(deadline, self._expired)
 
     def _expired(self) -> None:
         now = self._loop.time()
-        if now >= self._renewed + RENEW_SECONDS - 0.001:  # asyncio may call a clock tick early
-            try:
-                self._renew()
-            except OSError as error:
-                self._lost(f"the virtual addresses cannot be renewed: {error.strerror}")
-                return
+        if now >= self._next_renewal - 0.001:  # asyncio may call a clock tick early
+            self._start_renewal()
         self._announce(self._schedule.expired(now))
+        self._arm()
+
+    def _start_renewal(self) -> None:
+        self._next_renewal = math.inf  # until this one has ended
+        self._renewal = self._renewals.submit(self._renew, self._in_thread)
+        self._renewal.add_done_callback(
+            lambda renewal: self._loop.call_soon_threadsafe(self._renewal_ended, renewal)
+        )
+
+    def _renewal_ended(self, renewal: Renewal) -> None:
+        if not self._owns:
+            return  # released meanwhile
+        now, error = self._loop.time(), renewal.exception()
+        if error is None:
+            if now >= self._renewed + LIFETIME_SECONDS:
+                # The kernel looks at the time first, then waits for the lock, too, and removes what was renewed
+                # meanwhile all the same (check_lifetime of 6.18).
+                self._excused_until = now + LIFETIME_SECONDS
+            self._was_renewed()
+            if self._tell_again:
+                self._tell_again = False
+                self._announce(self._schedule.taken(now))
+        elif not isinstance(error, OSError):
+            raise error
+        else:
+            reason = f"the virtual addresses cannot be renewed: {error.strerror or error}"
+            if now >= self._renewed + NOT_RENEWED_SECONDS:
+                self._lost(reason, REST_SECONDS)
+                return
+            self._limited.warning("renew", reason)
+            self._next_renewal = now + RENEW_AGAIN_SECONDS
         self._arm()
 
     # ----- what others do -------------------------------------------------------------------------
@@ -293,7 +344,7 @@ class KernelOwner:
         """Is everything there that we own? Asked of the kernel: an event may be about an earlier time."""
         if self._watch.fileno() < 0 or self._is_gone or not (self._owns or self._its_own):
             return  # closed since the event, or nothing to look after
-        missing = self._missing()
+        missing = self._missing(self._rtnetlink)
         names = ", ".join(map(str, missing))
         if self._its_own:
             self._look_after_its_own(names)
@@ -301,9 +352,9 @@ class KernelOwner:
         if not missing:
             return
         now = self._loop.time()
-        expired = now >= self._renewed + LIFETIME_SECONDS
+        expired = now >= self._renewed + LIFETIME_SECONDS or now < self._excused_until
         if not expired and self._put_back_at is not None and now < self._put_back_at + MEDDLED_SECONDS:
-            self._lost(f"something on this host takes {names} away again and again")
+            self._lost(f"something on this host takes {names} away again and again", MEDDLED_SECONDS)
             return
         if expired:
             why = "was not renewed in time"
@@ -311,12 +362,8 @@ class KernelOwner:
             self._put_back_at = now
             why = "was taken away by something on this host"
         log.warning("%s %s: put back", names, why)
-        try:
-            self._renew()
-        except OSError as error:
-            self._lost(f"{names} cannot be put back: {error.strerror}")
-            return
-        self._announce(self._schedule.taken(now))
+        self._tell_again = True
+        self._start_renewal()
         self._arm()
 
     def _look_after_its_own(self, missing: str) -> None:
@@ -328,14 +375,14 @@ class KernelOwner:
         else:
             self._recover("address")
 
-    def _lost(self, reason: str) -> None:
+    def _lost(self, reason: str, rest: float) -> None:
         self.release()
         if self._is_gone:
             return
         if self._resting is not None:
             self._resting.cancel()
-        self._resting = self._loop.call_later(MEDDLED_SECONDS, self._recover, "address")
-        self._fault(f"{reason}; next try in {MEDDLED_SECONDS:g} s", "address")
+        self._resting = self._loop.call_later(rest, self._recover, "address")
+        self._fault(f"{reason}; next try in {rest:g} s", "address")
 
 
 def not_its_own(address: Address) -> StartupError:

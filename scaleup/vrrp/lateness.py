@@ -9,13 +9,12 @@ BOUNDS_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.
 
 
 class Lateness:
-    """`counts`: of observations up to each bound, and beyond the last. `total`, `worst`: seconds."""
+    """`counts`: of observations up to each bound, and beyond the last. `total`: seconds."""
 
     def __init__(self) -> None:
         self.counts = [0] * (len(BOUNDS_SECONDS) + 1)
-        self.total = self.worst = 0.0
+        self.total = 0.0
 
     def observe(self, seconds: float) -> None:
         self.counts[bisect_left(BOUNDS_SECONDS, seconds)] += 1
         self.total += seconds
-        self.worst = max(self.worst, seconds)

@@ -32,6 +32,10 @@ class Owner(Protocol):
         """Takes everything, or raises OSError and has nothing."""
         ...
 
+    def announce(self) -> None:
+        """It was taken for good: tell the neighbours."""
+        ...
+
     def release(self) -> None: ...
 
     def remind(self) -> None:
@@ -67,8 +71,11 @@ class ListenerOwner:
             with contextlib.suppress(OSError):  # another holder of the socket was faster, in its drain
                 stop_listening(sock)
 
-    def remind(self) -> None:
+    def announce(self) -> None:
         """On loopback there is no neighbour."""
+
+    def remind(self) -> None:
+        """Nor is there one who could have been told otherwise."""
 
     def watch(self, fault: Callable[[str, str], None], recover: Callable[[str], None]) -> None:
         """A socket does not lose its address."""
@@ -91,6 +98,10 @@ class Owners:
         except OSError:
             self.release()
             raise
+
+    def announce(self) -> None:
+        for owner in self._owners:
+            owner.announce()
 
     def release(self) -> None:
         for owner in reversed(self._owners):

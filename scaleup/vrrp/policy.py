@@ -160,6 +160,11 @@ class Policy:
         """Of each check whether it is up; None before its first result."""
         return {name: tracked.up for name, tracked in self._checks.items()}
 
+    def moving_with(self, router: str) -> set[str]:
+        """Those that become Active and give way with it, itself included, and the name of their sync group."""
+        group = self._group_of[router]
+        return {group.name, *(member.spec.name for member in group.members)}
+
     # ----- what happens: each returns what to do, in order ---------------------------------------------
 
     def started(self, now: float) -> list[Decision]:

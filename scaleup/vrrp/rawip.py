@@ -63,10 +63,7 @@ class RawIp:
         """First of all: what came before it would be read unfiltered, but harmlessly."""
         if self.peers is not None and len(self.peers) > bpf.MAX_FILTERED:
             return
-        program = bpf.only(vrid, self.source.version, self.peers)
-        buffer = ctypes.create_string_buffer(program, len(program))
-        fprog = struct.pack("@HP", len(program) // bpf.INSTRUCTION.size, ctypes.addressof(buffer))
-        self._socket.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, fprog)
+        attach_filter(self._socket, bpf.only(vrid, self.source.version, self.peers))
 
     def _set_options(self, interface: str) -> None:
         sock = self._socket
@@ -161,3 +158,10 @@ _CURES = {
     errno.ENODEV: "; there is no such interface, or it does not do multicast",
     errno.EPERM: "; grant CAP_NET_RAW",
 }
+
+
+def attach_filter(sock: socket.socket, program: bytes) -> None:
+    """A program as `bpf` makes it. Raises OSError."""
+    buffer = ctypes.create_string_buffer(program, len(program))
+    fprog = struct.pack("@HP", len(program) // bpf.INSTRUCTION.size, ctypes.addressof(buffer))
+    sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, fprog)

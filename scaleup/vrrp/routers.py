@@ -74,6 +74,10 @@ class Routers:
         """Of each check whether it is up; None before its first result."""
         return self._policy.checks()
 
+    def moving_with(self, name: str) -> set[str]:
+        """See `Policy.moving_with`."""
+        return self._policy.moving_with(name)
+
     def started(self, now: float) -> list[Action]:
         return self._follow(self._policy.started(now), now)
 

@@ -25,7 +25,10 @@ def be_on_time(realtime: bool) -> None:
         return
     try:
         policy = os.SCHED_RR | os.SCHED_RESET_ON_FORK
-        os.sched_setscheduler(0, policy, os.sched_param(REALTIME_PRIORITY))
+        for thread in os.listdir(
+            "/proc/self/task"
+        ):  # one that waits for its turn would hold the interpreter's lock
+            os.sched_setscheduler(int(thread), policy, os.sched_param(REALTIME_PRIORITY))
     except OSError as error:
         log.info("no real-time scheduling: %s (CAP_SYS_NICE allows it)", error.strerror)
     libc = ctypes.CDLL(None, use_errno=True)

@@ -101,7 +101,9 @@ commands beside the election:
 """
 
     state_file: Annotated[Path | None, Flag("FILE", GROUP)] = Field(
-        None, description="write the state as JSON with keepalived's names, at each change and on SIGUSR1"
+        None,
+        description="write the state as JSON with keepalived's names, at each change and on SIGUSR1; below /run: "
+        "the election waits for it",
     )
     event_socket: Annotated[Path | None, Flag("FILE", GROUP)] = Field(
         None, description="Unix socket that says each change as a line of JSON"
@@ -139,8 +141,6 @@ commands beside the election:
         for one, other in combinations(routers, 2):
             if conflict := _conflict(one, other):
                 raise ValueError(f"routers {one.name} and {other.name}: {conflict}")
-        if reported := [track.name for track in self.track if track.reported]:
-            raise ValueError(f"track {reported[0]}: reported: only a load balancer has something to report")
         self._names_what_there_is(routers)
         _ = self.arrangement
         return self
@@ -155,9 +155,7 @@ commands beside the election:
 
     @cached_property
     def routers(self) -> tuple[RouterSettings, ...]:
-        """Each whole, as it was when it was read first, since key files may go.
-
-        The one that is said by flags is called VI_ and its VRID, as keepalived's manual does.
+        """Each whole. The one that is said by flags is called VI_ and its VRID, as keepalived's manual does.
 
         Made once, while the settings are read: a key file may be gone by the next reload. Raises ValueError.
         """

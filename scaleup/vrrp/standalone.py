@@ -15,7 +15,7 @@ import signal
 from collections.abc import Callable
 
 from scaleup.config import TierSettings
-from scaleup.config.model import option_name
+from scaleup.config.model import refuse_changes
 from scaleup.errors import ConfigurationError, ScaleUpError
 from scaleup.processes import Process, Tasks
 from scaleup.processes.logs import Destination
@@ -95,8 +95,7 @@ class Standalone:
             )
             collector = ElectionCollector(lambda: snapshot(self._daemon, self._loop.time()))
             self._process.registry.register(collector)
-            if settings.state_file is not None:
-                self._loop.add_signal_handler(signal.SIGUSR1, self._write_state)
+            self._loop.add_signal_handler(signal.SIGUSR1, self._write_state)  # who used keepalived sends it
             if settings.event_socket is not None:
                 self._stream = EventStream(settings.event_socket, self._present)
                 self._stream.start()
@@ -112,7 +111,7 @@ class Standalone:
 
     async def reload(self, settings: VrrpSettings) -> None:
         """Raises ScaleUpError; then everything is as it was."""
-        self._refuse_what_needs_a_restart(settings)
+        refuse_changes(self._settings, settings, UNCHANGEABLE)
         await self._old_helper_ended()
         before, instances = self._settings, self._daemon.instances
         stay = unchanged(before, settings) & instances.keys()
@@ -173,16 +172,6 @@ class Standalone:
         instances = self._daemon.instances | {instance.name: instance for instance in opened}
         names = [router.name for router in settings.routers if router.name in instances]
         self._daemon.rearrange([instances[name] for name in names], settings.arrangement.of(names))
-
-    def _refuse_what_needs_a_restart(self, settings: VrrpSettings) -> None:
-        """Raises ConfigurationError."""
-        changed = [
-            option_name(name)
-            for name in VrrpSettings.model_fields
-            if name in UNCHANGEABLE and getattr(settings, name) != getattr(self._settings, name)
-        ]
-        if changed:
-            raise ConfigurationError(f"a restart is needed for {', '.join(changed)}")
 
     def _warn(self, settings: VrrpSettings) -> None:
         if all(router.interface is None for router in settings.routers):

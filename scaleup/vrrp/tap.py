@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import socket
-import struct
 
 from scaleup.vrrp.bpf import INSTRUCTION, JUMP_EQUAL, LOAD_BYTE, RETURN, WHOLE
 from scaleup.vrrp.packet import PROTOCOL
-from scaleup.vrrp.rawip import SO_ATTACH_FILTER
+from scaleup.vrrp.rawip import attach_filter
 
 ETH_P_ALL, ETH_P_IP, ETH_P_ARP, ETH_P_IPV6 = 0x0003, 0x0800, 0x0806, 0x86DD
 LOAD_HALF, LINK_PROTOCOL = 0x28, 0xFFFFF000  # SKF_AD_OFF + SKF_AD_PROTOCOL
@@ -36,9 +34,7 @@ def open_tap(interface: str) -> socket.socket:
             INSTRUCTION.pack(code, if_true, if_false, operand)
             for code, operand, if_true, if_false in _VRRP_AND_ARP
         )
-        buffer = ctypes.create_string_buffer(program, len(program))
-        fprog = struct.pack("@HP", len(_VRRP_AND_ARP), ctypes.addressof(buffer))
-        tap.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, fprog)
+        attach_filter(tap, program)
         tap.setblocking(False)
         tap.bind((interface, ETH_P_ALL))
     except BaseException:

@@ -4,7 +4,6 @@
     process     a process of that name lives: its death is told at once, its birth seen within an interval
     script      ends with exit code 0 within its time-out
     tcp, http   a service accepts, or answers `GET` with 2xx or 3xx (`upstream.probe`)
-    reported    somebody else says: the load balancer, of its own health
 
 What a result means is not decided here: each goes to `report(name, passed, detail)`, and `policy` counts them.
 A check that cannot be made, for want of descriptors or memory, is not a result: it says nothing about
@@ -70,7 +69,6 @@ class TrackSettings(BaseModel):
     http: Annotated[str, AfterValidator(_http)] | None = Field(
         None, description="HOST:PORT/PATH with 2xx or 3xx"
     )
-    reported: bool = Field(False, description="the load balancer reports it: its own health")
     weight: int = Field(
         0,
         ge=-MAX_WEIGHT,
@@ -86,14 +84,13 @@ class TrackSettings(BaseModel):
     @model_validator(mode="after")
     def _is_one_thing(self) -> Self:
         kinds = [kind for kind in ("interface", "process", "script", "tcp", "http") if getattr(self, kind)]
-        kinds += ["reported"] * self.reported
         if len(kinds) != 1:
             raise ValueError(
-                f"{self.name}: say exactly one of interface, process, script, tcp, http, reported"
+                f"{self.name}: say exactly one of interface, process, script, tcp, http"
                 + (f", not {' and '.join(kinds)}" if kinds else "")
             )
-        if kinds[0] in ("interface", "reported") and (self.rise, self.fall) != (1, 1):
-            raise ValueError(f"{self.name}: rise and fall count checks; {kinds[0]} is told when it changes")
+        if self.interface and (self.rise, self.fall) != (1, 1):
+            raise ValueError(f"{self.name}: rise and fall count checks; interface is told when it changes")
         if self.user is not None and self.script is None:
             raise ValueError(f"{self.name}: user is for a script")
         return self

@@ -38,13 +38,16 @@ class RecordingOwner:
         self.has = has
         self.refusal: OSError | None = None
         self.attempts = 0
-        self.reminders = 0
+        self.announcements = self.reminders = 0
 
     def take(self) -> None:
         self.attempts += 1
         if self.refusal is not None:
             raise self.refusal
         self.has = True
+
+    def announce(self) -> None:
+        self.announcements += 1
 
     def release(self) -> None:
         self.has = False

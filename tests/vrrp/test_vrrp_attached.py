@@ -26,6 +26,8 @@ pytestmark = pytest.mark.slow  # real processes
 
 VIP, SELF, PEER = "127.0.63.100", "127.0.63.1", "127.0.63.2"
 INTERVAL = 0.05
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+"""Whoever signals all processes of a service sends them to this one, too: they are its node's business."""
 
 
 @pytest.fixture
@@ -107,6 +109,8 @@ async def test_it_owns_the_address_and_tells_its_node(
     assert "ready" in [message.kind for message in attached.messages]
     assert listens(listener)
 
+    for number in SIGNALS:
+        attached.child.signal(number)
     attached.child.send("fault", reason="no worker accepts")
     await peer.hears(0)
     assert not listens(listener)

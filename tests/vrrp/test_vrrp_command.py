@@ -105,6 +105,7 @@ def test_at_its_end_the_address_is_gone_and_the_other_told(lan: Lan, tmp_path: P
     until(lambda: a.has(VIP), "a has the address")
     b.python(*arguments(), log=log)
     until(lambda: "initialize → backup" in log.read_text(), "b takes part")
+    process.send_signal(signal.SIGUSR1)  # it has no state file, and goes on
     process.terminate()
     assert process.wait(10) == 0
     assert not a.has(VIP)

@@ -187,13 +187,18 @@ async def test_a_backup_that_wakes_too_late_listens_once_more(
     await node.becomes("active")
 
 
-async def test_on_hearing_another_active_the_neighbours_are_told_again(stage: Stage) -> None:
+async def test_on_hearing_another_active_the_neighbours_are_told_again(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
     node, peer = stage.node(B, A, interval=TICK), stage.peer(A, to=B)
     await node.becomes("active")
     peer.advertise(0)
     peer.advertise(50)
     await until(lambda: node.owner.reminders == 1)
     assert node.roles == ["backup", "active"]
+    for number in range(3):
+        node.instance.also_active(ip_address(STRANGER) + number, 50)
+    assert caplog.text.count("is Active as well") == 1, "one in LOG_EVERY_SECONDS, whoever claims to be"
 
 
 async def test_each_that_finds_a_fault_has_to_take_it_back(stage: Stage) -> None:

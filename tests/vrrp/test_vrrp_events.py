@@ -194,3 +194,13 @@ async def test_stopping_twice_is_stopping(path: Path) -> None:
     stream.start()
     stream.stop()
     stream.stop()
+
+
+async def test_its_end_leaves_the_socket_of_a_successor_alone(path: Path) -> None:
+    stream = EventStream(path, list)
+    stream.start()
+    os.unlink(path)
+    with socket.socket(socket.AF_UNIX) as successor:
+        successor.bind(str(path))
+        stream.stop()
+        assert path.name in os.listdir(path.parent)

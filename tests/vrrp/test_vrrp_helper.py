@@ -73,8 +73,13 @@ async def test_notify_scripts_run_in_order_and_the_last_ones_before_it_ends(tmp_
     told = tmp_path / "told"
     script = program(tmp_path, "notify", f'sleep 0.05; echo "$@" >> {told}')
     async with helping(lambda *result: None, notify=script) as helper:
+        child = helper._keeper.child
+        assert child is not None
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+            child.signal(number)  # as a service manager may: they are its parent's business
         for condition in (Condition.BACKUP, Condition.ACTIVE, Condition.STOPPED):
             helper.tell(change(condition))
+    assert child.returncode == 0
     assert lines(told) == [f"INSTANCE VI_1 {state} 150" for state in ("BACKUP", "MASTER", "STOP")]
 
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import socket
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from ipaddress import ip_address, ip_interface
@@ -22,6 +23,7 @@ from scaleup.vrrp.announcer import Announcer
 from scaleup.vrrp.interface import index_of, primary_address
 from scaleup.vrrp.kernel import LIFETIME_SECONDS, KernelOwner, Placed
 from scaleup.vrrp.owner import GONE
+from scaleup.vrrp.renewals import Renewals
 from scaleup.vrrp.rtnetlink import Rtnetlink
 
 pytestmark = lan_marks()
@@ -54,6 +56,7 @@ def host(lan: Lan) -> Host:
 
 
 ANNOUNCERS: list[Announcer] = []
+RENEWALS: list[Renewals] = []
 
 
 @pytest.fixture(autouse=True)
@@ -61,12 +64,16 @@ def _announcers_are_closed() -> Iterator[None]:
     yield
     while ANNOUNCERS:
         ANNOUNCERS.pop().close()
+        RENEWALS.pop().shutdown()
 
 
 def owning(host: Host, *placed: Placed, habits: Habits | None = None, its_own: bool = False) -> KernelOwner:
     ANNOUNCERS.append(Announcer())
+    RENEWALS.append(Renewals())
     with host.entered():
-        return KernelOwner(placed, Schedule(habits or Habits()), ANNOUNCERS[-1], its_own=its_own)
+        return KernelOwner(
+            placed, Schedule(habits or Habits()), ANNOUNCERS[-1], RENEWALS[-1], its_own=its_own
+        )
 
 
 def opened(host: Host, *addresses: str, device: str = DEVICE, habits: Habits | None = None) -> KernelOwner:
@@ -213,9 +220,12 @@ def test_the_interface_speaks_from_an_address_of_its_own(host: Host) -> None:
 # ----- telling the neighbours ---------------------------------------------------------------------------
 
 
-async def test_the_first_burst_is_there_when_take_returns(lan: Lan, host: Host, owner: KernelOwner) -> None:
+async def test_the_first_burst_has_left_when_announce_returns(
+    lan: Lan, host: Host, owner: KernelOwner
+) -> None:
     with listening(lan.host("client"), l2.ETH_P_ARP) as arp, listening(lan.host("client"), 0x86DD) as ipv6:
         owner.take()
+        owner.announce()
         requests = [l2.Ether(frame) for frame in heard(arp)]
         told = [l2.Ether(frame) for frame in heard(ipv6)]
     assert len(requests) == 5
@@ -243,12 +253,14 @@ async def test_neighbours_learn_where_it_is_now(lan: Lan, host: Host, owner: Ker
     client.ip("neigh", "replace", VIP, "lladdr", "02:00:00:00:00:01", "dev", DEVICE, "nud", "stale")
     client.ip("neigh", "replace", VIP6, "lladdr", "02:00:00:00:00:01", "dev", DEVICE, "nud", "stale")
     owner.take()
+    owner.announce()
     await until(lambda: (client.neighbour(VIP), client.neighbour(VIP6)) == (host.mac, host.mac))
 
 
 async def test_it_is_said_again_past_the_lifetime(lan: Lan, owner: KernelOwner) -> None:
     with listening(lan.host("client"), l2.ETH_P_ARP) as arp:
         owner.take()
+        owner.announce()
         count = 0
         began = time.monotonic()
         while count < 5 + 5:
@@ -263,6 +275,8 @@ async def test_a_reminder_is_a_burst_and_a_flood_of_them_is_not(lan: Lan, owner:
         owner.remind()
         assert heard(arp) == []
         owner.take()
+        assert heard(arp) == [], "another of its group may not be had"
+        owner.announce()
         heard(arp)
         for _ in range(100):
             owner.remind()
@@ -293,6 +307,75 @@ async def test_what_somebody_takes_away_is_put_back_once(
     assert not host.has(VIP)
     assert not host.has(VIP6)
     await until(lambda: judge.said[1:] == [("address", "recovered")])
+
+
+async def test_a_renewal_that_fails_is_tried_again_and_costs_nothing(
+    host: Host,
+    owner: KernelOwner,
+    judge: Judge,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(kernel_module, "RENEW_SECONDS", 0.05)
+    owner.take()
+    monkeypatch.setattr(owner, "_addresses", [(ip_interface(f"{VIP}/24"), 4711)])  # ENODEV
+    await until(lambda: "cannot be renewed: No such device" in caplog.text)
+    assert host.has(VIP)
+    monkeypatch.undo()
+    failed = owner._renewed
+    await until(lambda: owner._renewed > failed)
+    assert host.has(VIP)
+    assert judge.said == []
+
+
+async def test_an_address_that_cannot_be_renewed_is_given_up_for_a_while_before_it_goes(
+    host: Host, owner: KernelOwner, judge: Judge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, seconds in {"RENEW": 0.05, "RENEW_AGAIN": 0.02, "NOT_RENEWED": 0.2, "REST": 0.1}.items():
+        monkeypatch.setattr(kernel_module, f"{name}_SECONDS", seconds)
+    owner.take()
+    monkeypatch.setattr(owner, "_addresses", [(ip_interface(f"{VIP}/24"), 4711)])
+    await until(lambda: judge.said)
+    reason = "the virtual addresses cannot be renewed: No such device; next try in 0.1 s"
+    assert judge.said[0] == ("address", reason)
+    await until(lambda: judge.said[1:] == [("address", "recovered")])
+
+
+async def test_a_renewal_that_the_kernel_lets_wait_holds_nobody_up_and_does_not_come_after_the_release(
+    host: Host, owner: KernelOwner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernel_module, "RENEW_SECONDS", 0.01)
+    lock = threading.Event()
+    RENEWALS[-1].submit(lock.wait, 10)
+    owner.take()
+    await until(lambda: owner._renewal is not None)
+    assert not owner._renewal.done()
+    free = threading.Timer(0.05, lock.set)
+    free.start()
+    owner.release()
+    free.join()
+    assert owner._renewal.done()
+    assert not host.has(VIP)
+
+
+async def test_what_goes_just_after_a_late_renewal_was_taken_away_by_the_kernel_s_clock(
+    host: Host,
+    owner: KernelOwner,
+    judge: Judge,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(kernel_module, "LIFETIME_SECONDS", 60)  # for which it is excused, too
+    monkeypatch.setattr(kernel_module, "RENEW_SECONDS", 60.0)
+    owner.take()
+    late = owner._renewed = owner._renewed - 60
+    owner._start_renewal()
+    await until(lambda: owner._renewed > late)
+    for times in (1, 2):
+        host.ip("addr", "del", f"{VIP}/24", "dev", DEVICE)
+        await until(lambda: caplog.text.count("was not renewed in time: put back") == times)  # noqa: B023
+        await until(lambda: host.has(VIP))
+    assert judge.said == []
 
 
 async def test_what_was_released_is_not_missed(host: Host, owner: KernelOwner, judge: Judge) -> None:

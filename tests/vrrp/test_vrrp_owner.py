@@ -17,6 +17,7 @@ from scaleup.vrrp.announce import Habits, Schedule
 from scaleup.vrrp.announcer import Announcer
 from scaleup.vrrp.kernel import KernelOwner, Placed
 from scaleup.vrrp.owner import ListenerOwner, Owner, Owners
+from scaleup.vrrp.renewals import Renewals
 
 HOST = "127.0.62.100"
 
@@ -48,12 +49,12 @@ def listener(sockets: list[socket.socket]) -> World:
     return World(ListenerOwner(sockets), lambda: [connects(sock) for sock in sockets])
 
 
-def kernel(lan: Lan, announcer: Announcer) -> World:
+def kernel(lan: Lan, announcer: Announcer, renewals: Renewals) -> World:
     host = lan.host("a")
     host.ip("link", "add", "eth1", "up", "type", "bridge")
     placed = [Placed(ip_interface("10.77.0.100/24"), DEVICE), Placed(ip_interface("10.78.0.100/24"), "eth1")]
     with host.entered():
-        owner = KernelOwner(placed, Schedule(Habits()), announcer)
+        owner = KernelOwner(placed, Schedule(Habits()), announcer, renewals)
     return World(owner, lambda: [str(each.interface.ip) in host.addresses(each.device) for each in placed])
 
 
@@ -65,7 +66,8 @@ async def world(request: pytest.FixtureRequest, sockets: list[socket.socket]) ->
         worlds = [listener(sockets)] if request.param != "kernel" else []
         if request.param != "listener":
             announcer = stack.enter_context(contextlib.closing(Announcer()))
-            worlds.append(kernel(stack.enter_context(Lan("a")), announcer))
+            renewals = stack.enter_context(Renewals())
+            worlds.append(kernel(stack.enter_context(Lan("a")), announcer, renewals))
         stack.callback(worlds[-1].owner.close)
         if len(worlds) == 1:
             yield worlds[0]
@@ -80,9 +82,11 @@ async def test_it_may_be_taken_and_released_in_any_order_and_often(world: World)
     world.owner.release()
     for _ in range(5):
         assert not any(world.taken())
+        world.owner.announce()
         world.owner.remind()
         world.owner.take()
         world.owner.take()
+        world.owner.announce()
         world.owner.remind()
         assert all(world.taken())
         world.owner.release()
@@ -100,6 +104,7 @@ def test_without_anything_to_own_only_the_election_is_run() -> None:
     owner = ListenerOwner(())
     owner.release()
     owner.take()
+    owner.announce()
     owner.remind()
     owner.close()
 

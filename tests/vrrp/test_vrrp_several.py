@@ -11,6 +11,7 @@ from elections import VIP, Peer, RecordingOwner, free_udp_port, until
 
 from scaleup.vrrp.arrangement import Arrangement, Check, RouterPolicy, SyncGroup
 from scaleup.vrrp.daemon import Daemon
+from scaleup.vrrp.decisions import Condition, Notify, SetPriority
 from scaleup.vrrp.election import Election
 from scaleup.vrrp.instance import Instance
 from scaleup.vrrp.network import UnicastUdp
@@ -28,6 +29,7 @@ class Pair:
         self.peers: dict[str, Peer] = {}
         self.roles: list[tuple[str, str]] = []
         self.rules: dict[str, str] = {}
+        self.told: list[Notify] = []
         instances: list[Instance] = []
         for vrid, priority in ((51, 150), (52, 100)):
             port = free_udp_port()
@@ -53,7 +55,9 @@ class Pair:
             RouterPolicy(it.name, it.election.priority, tracks={CHECK.name: 0} if it.name == "VI_51" else {})
             for it in instances
         )
-        self.daemon = Daemon(instances, Arrangement(policies, (CHECK,), groups), self._on_role)
+        self.daemon = Daemon(
+            instances, Arrangement(policies, (CHECK,), groups), self._on_role, self._on_decision
+        )
         stack.callback(self.daemon.stop)
         self.daemon.check(CHECK.name, True, "at the start")
         self.daemon.start()
@@ -61,6 +65,10 @@ class Pair:
     def _on_role(self, name: str, role: str, rule: str) -> None:
         self.roles.append((name, role))
         self.rules[name] = rule
+
+    def _on_decision(self, decision: Notify | SetPriority) -> None:
+        if isinstance(decision, Notify):
+            self.told.append(decision)
 
     def having(self) -> set[str]:
         return {name for name, owner in self.owners.items() if owner.has}
@@ -95,10 +103,16 @@ async def test_a_sync_group_moves_together(stack: contextlib.ExitStack) -> None:
     assert "sync group both moves with VI_52" in pair.rules["VI_51"]
 
 
-async def test_one_that_cannot_take_its_address_takes_its_group_with_it(stack: contextlib.ExitStack) -> None:
+@pytest.mark.parametrize("name", ["VI_51", "VI_52"])  # the first one to take over, and the one that follows
+async def test_where_one_cannot_take_its_address_nobody_in_its_group_claims_one(
+    stack: contextlib.ExitStack, name: str
+) -> None:
     pair = Pair(stack, (SyncGroup("both", ("VI_51", "VI_52")),))
-    pair.owners["VI_52"].refusal = OSError(98, "Address already in use")
+    pair.owners[name].refusal = OSError(98, "Address already in use")
     await until(lambda: [role for _, role in pair.roles].count("fault") == 2)
     assert pair.having() == set()
-    assert ("VI_52", "active") not in pair.roles
-    assert "VI_52: the address cannot be taken" in pair.rules["VI_51"]
+    assert f"{name}: the address cannot be taken" in pair.rules["VI_51"]
+    assert {it.condition for it in pair.told} == {Condition.BACKUP, Condition.FAULT}
+    assert {owner.announcements for owner in pair.owners.values()} == {0}
+    for peer in pair.peers.values():
+        assert {adv.priority for adv in peer.heard()} == {0}, "one that serves would give way to any other"

@@ -418,7 +418,6 @@ class TestSettings:
             ({"http": "10.0.0.1/healthz"}, "has no port"),
             ({"http": "10.0.0.1:80/a b"}, "cannot be sent"),
             ({"interface": "eth0", "fall": 3}, "rise and fall count checks"),
-            ({"reported": True, "rise": 2}, "rise and fall count checks"),
             ({"process": "nginx", "user": "nobody"}, "user is for a script"),
             ({"script": "/bin/true", "user": "no-such-user"}, "there is no user no-such-user"),
             ({"process": "nginx", "weight": 254}, "less than or equal to 253"),
