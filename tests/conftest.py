@@ -30,7 +30,9 @@ def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     folder = item.path.parent.name
-    if folder in ON_BOTH_LOOPS and not item.get_closest_marker("alone"):  # that looks at processes, with their own
+    if folder in ON_BOTH_LOOPS and not item.get_closest_marker(
+        "alone"
+    ):  # that looks at processes, with their own
         return LOOPS
     loop = "uvloop" if folder in ON_UVLOOP else "asyncio"
     return {loop: LOOPS[loop]}
