@@ -19,7 +19,7 @@ from bench.profile import in_summary
 from bench.record import Record
 from bench.running import accepts
 
-pytestmark = pytest.mark.slow  # real processes
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]  # real processes, beside those of other tests
 
 ROOT = Path(__file__).parents[2]
 GONE_SECONDS = 10.0
