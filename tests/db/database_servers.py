@@ -165,8 +165,8 @@ def start_database(engine: str, *, port: int = 0, arguments: Sequence[str] = ())
 
 
 @contextlib.contextmanager
-def database(engine: str, *, arguments: Sequence[str] = ()) -> Iterator[DatabaseServer]:
-    server = start_database(engine, arguments=arguments)
+def database(engine: str, *, port: int = 0, arguments: Sequence[str] = ()) -> Iterator[DatabaseServer]:
+    server = start_database(engine, port=port, arguments=arguments)
     try:
         yield server
     finally:
