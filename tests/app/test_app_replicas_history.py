@@ -56,9 +56,9 @@ class Replicated(Cluster):
             for port in self._admin.values():
                 used: list[bool] = []
                 while used != [True, True]:
-                    async with session.get(f"http://127.0.0.1:{port}/metrics") as response:
-                        text = await response.text()
-                    used = [float(it) > 0 for it in USES.findall(text)]
+                    with contextlib.suppress(aiohttp.ClientConnectionError):  # it does not listen yet
+                        async with session.get(f"http://127.0.0.1:{port}/metrics") as response:
+                            used = [float(it) > 0 for it in USES.findall(await response.text())]
                     await asyncio.sleep(0.01)
 
     def _one(self) -> Other:
