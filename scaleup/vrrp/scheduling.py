@@ -25,9 +25,8 @@ def be_on_time(realtime: bool) -> None:
         return
     try:
         policy = os.SCHED_RR | os.SCHED_RESET_ON_FORK
-        for thread in os.listdir(
-            "/proc/self/task"
-        ):  # one that waits for its turn would hold the interpreter's lock
+        # All threads: one that waits for its turn may hold the interpreter's lock.
+        for thread in os.listdir("/proc/self/task"):
             os.sched_setscheduler(int(thread), policy, os.sched_param(REALTIME_PRIORITY))
     except OSError as error:
         log.info("no real-time scheduling: %s (CAP_SYS_NICE allows it)", error.strerror)
