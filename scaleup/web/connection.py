@@ -43,7 +43,7 @@ AGAIN_SECONDS = 0.1
 """Between two looks at whether all has arrived, when it seems so."""
 FRESH_SECONDS = 1.0
 """How long a client that has been accepted may take to ask, when we drain."""
-HSTS = b"strict-transport-security"
+HSTS = b"\nstrict-transport-security:"
 _EMPTY_LINES = re.compile(rb"(?:\r\n)++")
 TURN = 16
 """Requests of one client that are answered in a row, when they have all arrived."""
@@ -131,7 +131,6 @@ class Connection(Stream):
         self._is_idle = False
         self._has_served = False
         self._is_sending = False
-        self._asks_head = False  # perhaps in a request that is none
         self._in_a_row = 0
         self._body_begins = 0  # of what was written
 
@@ -222,9 +221,10 @@ class Connection(Stream):
         except SyntaxFault as fault:
             # What is no request may have no end of a line in all that was read ahead.
             line = head.line() if head else self.received[:MAX_LINE_BYTES].partition(b"\r\n")[0]
+            method = "HEAD" if line.startswith(b"HEAD ") else "GET"  # perhaps
             refusal = self._server.refuse(self.peer, Problem(fault.status, str(fault), close=True))
             try:
-                await self._send(refusal, "HEAD" if self._asks_head else "GET", is_http11=True, is_last=True)
+                await self._send(refusal, method, is_http11=True, is_last=True)
             finally:
                 self._server.refused(self, line, refusal, self.written - self._body_begins)
             await self._linger()
@@ -280,12 +280,13 @@ class Connection(Stream):
         deadline, has_begun = self.loop.time() + self._limits.keepalive, False
         while True:
             data = self.received
-            if empty := _EMPTY_LINES.match(data):  # RFC 9112 §2.2: before the request line they are ignored
-                data = self.received = data[empty.end() :]
+            if data.startswith(b"\r") and (empty := _EMPTY_LINES.match(data)):
+                data = self.received = data[
+                    empty.end() :
+                ]  # RFC 9112 §2.2: before a request line they are ignored
             if data == b"\r":
                 pass
             elif data:
-                self._asks_head = data.startswith(b"HEAD ")
                 end = data.find(END, 0, MAX_HEAD_BYTES)
                 if end >= 0:
                     head = self.take(end + len(END))
@@ -325,7 +326,7 @@ class Connection(Stream):
                 about = b"Connection: keep-alive\r\n"
             if sends_body and reply.length is None and is_http11:
                 frame, about = chunk, about + b"Transfer-Encoding: chunked\r\n"
-            if self._secure and not any(name.lower() == HSTS for name, _ in reply.fields):
+            if self._secure and HSTS not in b"\n" + reply.lines.lower():  # unless an application says it
                 about += self._secure
         try:
             head = reply.head(about)
@@ -337,13 +338,13 @@ class Connection(Stream):
                 first = b""
             elif source is not None:
                 first, is_all = source.at_hand()
-            self.write(head)
             if first:  # an empty chunk would be the last one
                 first = frame(first)
-                if len(first) > PIECE_BYTES:
-                    await self.send(first, seconds)
-                else:
-                    self.write(first)
+            if len(first) > PIECE_BYTES:
+                self.write(head)
+                await self.send(first, seconds)
+            else:
+                self.write(head + first)
             if source is not None and not is_all:
                 await source.send(self, frame, seconds)
             if frame is chunk:

@@ -18,9 +18,16 @@ from scaleup.web.body import Body
 from scaleup.web.framing import Chunks, chunk, goes_on, has_body, last_chunk, response_length
 from scaleup.web.headers import trailers_to_client
 from scaleup.web.problems import Problem
-from scaleup.web.reply import Broken, Frame, lines_of
+from scaleup.web.reply import Broken, Frame
 from scaleup.web.stream import Stream
-from scaleup.web.syntax import END, MAX_RESPONSE_HEAD_BYTES, ResponseHead, SyntaxFault, read_response
+from scaleup.web.syntax import (
+    END,
+    MAX_RESPONSE_HEAD_BYTES,
+    ResponseHead,
+    SyntaxFault,
+    lines_of,
+    read_response,
+)
 
 MAX_INTERIM = 16
 """Responses of 1xx before the one that counts."""
@@ -203,58 +210,48 @@ async def exchange(
     the client that failed: see `body.problem`.
     """
     upload: Upload | None = None
-    outcome: Response | Failure
     try:
         whole = body.at_hand()
         connection.write(request + whole if whole else request)
         if whole is None:
             upload = Upload(connection, body, seconds, tasks)
-        outcome = await _response(connection, method, seconds, upload, interim)
+        for _ in range(MAX_INTERIM + 1):
+            head = read_response(await _head(connection, seconds, upload))
+            if head.status >= 200 or head.status == 101:
+                return Response(connection, head, response_length(method, head), method, seconds, upload)
+            interim(head)
+        raise SyntaxFault(502, "too many responses of 1xx")
     except TimeoutError:
         detail = f"no response within {seconds:g} s"
-        outcome = Failure(504, "response_timeout", detail, was_sent=True)
+        failure = Failure(504, "response_timeout", detail, was_sent=True)
     except ConnectionError as error:
-        outcome = Failure(502, "disconnected", str(error), was_sent=True)
+        failure = Failure(502, "disconnected", str(error), was_sent=True)
     except SyntaxFault as fault:
-        outcome = Failure(502, "garbage", str(fault), was_sent=True, is_final=True)
+        failure = Failure(502, "garbage", str(fault), was_sent=True, is_final=True)
     except asyncio.CancelledError:
-        connection.abort()
-        if upload is not None:
-            upload.stop()
+        _break_off(connection, upload)
         raise
-    if isinstance(outcome, Failure):
-        connection.abort()
-        if upload is not None:
-            upload.stop()
-    return outcome
+    _break_off(connection, upload)
+    return failure
 
 
-async def _response(
-    connection: Stream,
-    method: str,
-    seconds: float,
-    upload: Upload | None,
-    interim: Callable[[ResponseHead], None],
-) -> Response:
-    """Raises SyntaxFault, TimeoutError, ConnectionError."""
-    for _ in range(MAX_INTERIM + 1):
-        head = read_response(await _head(connection, seconds, upload))
-        if head.status >= 200 or head.status == 101:
-            return Response(connection, head, response_length(method, head), method, seconds, upload)
-        interim(head)
-    raise SyntaxFault(502, "too many responses of 1xx")
+def _break_off(connection: Stream, upload: Upload | None) -> None:
+    connection.abort()
+    if upload is not None:
+        upload.stop()
 
 
 async def _head(connection: Stream, seconds: float, upload: Upload | None) -> bytes:
+    """Raises SyntaxFault, TimeoutError, ConnectionError."""
     deadline = connection.loop.time() + seconds
     while True:
-        data = connection.received
-        end = data.find(END, 0, MAX_RESPONSE_HEAD_BYTES)
-        if end >= 0:
-            return connection.take(end + len(END))
-        if data[: len(_BEGINNING)] != _BEGINNING[: len(data)] or len(data) >= MAX_RESPONSE_HEAD_BYTES:
-            raise SyntaxFault(502, "the response is not HTTP/1.1, or its head is too large")
-        if not await _more(connection, deadline, upload):
+        if data := connection.received:
+            end = data.find(END, 0, MAX_RESPONSE_HEAD_BYTES)
+            if end >= 0:
+                return connection.take(end + len(END))
+            if data[: len(_BEGINNING)] != _BEGINNING[: len(data)] or len(data) >= MAX_RESPONSE_HEAD_BYTES:
+                raise SyntaxFault(502, "the response is not HTTP/1.1, or its head is too large")
+        if not await (_more(connection, deadline, upload) if upload else connection.more(deadline)):
             raise ConnectionResetError("the connection was closed")
 
 

@@ -47,7 +47,7 @@ from scaleup.web.headers import (
 from scaleup.web.metrics import Metrics
 from scaleup.web.origin import Origin
 from scaleup.web.problems import RETRY_AFTER, Problem
-from scaleup.web.reply import Frame, Reply, lines_of
+from scaleup.web.reply import Frame, Reply
 from scaleup.web.stream import Stream
 from scaleup.web.syntax import ResponseHead
 from scaleup.web.targets import Target
@@ -109,7 +109,7 @@ class Forwarder:
         self._rules, self._metrics, self._new_id, self._observe = rules, metrics, new_id, observe
         self._loop = asyncio.get_running_loop()
         self._origins = {server.name: Origin(server, rules.keepalive) for server in pool.servers}
-        self._time = (b"X-Request-Timeout", b"%g" % rules.response_timeout)
+        self._time = b"X-Request-Timeout: %g\r\n" % rules.response_timeout
         self._tasks = Tasks()
         self._left_alone = 0
         self._seen_through = asyncio.Event()
@@ -126,7 +126,7 @@ class Forwarder:
         )
         message = self._message(request, target, hop, upgrade)
         key = client_key(request.peer) if self._pool.needs_key and request.peer else None
-        last_try = self._loop.time() + RETRY_SECONDS
+        last_try = request.came + RETRY_SECONDS
         task = asyncio.current_task()
         assert task is not None
         request.connection.on_gone = task.cancel
@@ -136,18 +136,16 @@ class Forwarder:
             if server is None:
                 break
             self._pool.acquire(server)
-            began = self._loop.time()
-            request.upstream = Upstream(server.name, None, 0.0, len(tried) + 1)
+            began, outcome = self._loop.time(), None
             try:
                 outcome = await self._try(server, request, message, hop, upgrade, last_try)
-            except BaseException:
-                self._pool.release(server)
-                raise
-            status = outcome.head.status if isinstance(outcome, Response) else None
-            request.upstream = Upstream(server.name, status, self._loop.time() - began, len(tried) + 1)
+            finally:
+                if not isinstance(outcome, Response):
+                    self._pool.release(server)
+                status = outcome.head.status if isinstance(outcome, Response) else None
+                request.upstream = Upstream(server.name, status, self._loop.time() - began, len(tried) + 1)
             if isinstance(outcome, Response):
                 return self._relay(request, server, outcome, hop)
-            self._pool.release(server)
             if body.problem is not None:
                 raise body.problem  # the client's failure, not the server's
             self._failed(server, outcome)
@@ -221,8 +219,7 @@ class Forwarder:
             nonlocal is_answering
             is_answering = True
             if head.status != 100 and request.head.is_http11 and not request.connection.is_lost:
-                fields = to_client(head.fields, head.named, hop)
-                request.connection.write(b"HTTP/1.1 %d \r\n%b\r\n" % (head.status, lines_of(fields)))
+                request.connection.write(b"HTTP/1.1 %d \r\n%b\r\n" % (head.status, to_client(head, hop)))
 
         if method in IDEMPOTENT and (used := origin.reuse()) is not None:
             crossing = min(self._loop.time() + CROSSING_SECONDS, last_try)
@@ -245,17 +242,21 @@ class Forwarder:
     def _message(self, request: Request, target: Target, hop: Hop, upgrade: bytes | None) -> bytes:
         """The head of the request to the application."""
         head, body = request.head, request.body
-        fields = to_application(head.fields, head.named, hop)
-        fields.append(self._time)
+        about = self._time
         if upgrade is not None:
-            fields += ((b"Connection", b"upgrade"), (b"Upgrade", upgrade))
+            about += b"Connection: upgrade\r\nUpgrade: %b\r\n" % upgrade
         elif takes_trailers(head):
-            fields += ((b"Connection", b"TE"), (b"TE", b"trailers"))
+            about += b"Connection: TE\r\nTE: trailers\r\n"
         if body.length is None:
-            fields.append((b"Transfer-Encoding", b"chunked"))
+            about += b"Transfer-Encoding: chunked\r\n"
         elif body.length or head.method in _MAY_HAVE_BODY:
-            fields.append((b"Content-Length", b"%d" % body.length))
-        return b"%b %b HTTP/1.1\r\n%b\r\n" % (head.method.encode(), target.raw.encode(), lines_of(fields))
+            about += b"Content-Length: %d\r\n" % body.length
+        return b"%b %b HTTP/1.1\r\n%b%b\r\n" % (
+            head.method.encode(),
+            target.raw.encode(),
+            to_application(head, hop),
+            about,
+        )
 
     def _hop(self, request: Request, target: Target) -> Hop:
         named, peer = request.head.named, request.peer
@@ -267,7 +268,7 @@ class Forwarder:
             scheme=b"http" if request.connection.is_plain else b"https",
             # RFC 9112 §3.2.2: a host in the target replaces the field
             host=target.authority or named.get(b"host", b""),
-            request_id=request_id_of(named, self._new_id()),
+            request_id=request_id_of(named) or self._new_id(),
         )
 
     # ----- the way back ---------------------------------------------------------------------------
@@ -277,21 +278,23 @@ class Forwarder:
         if head.status == 101 or request.head.method not in _READS:
             request.connection.on_gone = None
         response.on_close = partial(self._done, server, request.body.has_begun)
-        fields = to_client(head.fields, head.named, hop)
+        lines = to_client(head, hop)
         if takes_trailers(request.head):
             response.keeps_trailers = True
             if b"trailer" in head.named and response.length is None:
-                fields.append((b"Trailer", head.named[b"trailer"]))
+                lines += b"Trailer: %b\r\n" % head.named[b"trailer"]
         if head.status == 101:
-            fields += ((b"Connection", b"upgrade"), (b"Upgrade", head.named.get(b"upgrade", b"")))
-            return Reply(101, fields, source=_Tunnelled(response, self._rules.tunnel_timeout), close=True)
+            lines += b"Connection: upgrade\r\nUpgrade: %b\r\n" % head.named.get(b"upgrade", b"")
+            source = _Tunnelled(response, self._rules.tunnel_timeout)
+            return Reply(101, (), source=source, close=True, lines=lines)
         return Reply(
             head.status,
-            fields,
+            (),
             # RFC 9110 §8.6: none in 204
             length=None if head.status == 204 else response.length,
             source=response,
             close=not request.body.is_complete,  # an early response: what still comes of the body is not read
+            lines=lines,
         )
 
     def _done(self, server: Server, had_body: bool, response: Response) -> None:

@@ -18,7 +18,16 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from scaleup.web.syntax import Field, RequestHead, members
+from scaleup.web.syntax import (
+    MAX_REMEMBERED_FIELDS,
+    Field,
+    RequestHead,
+    ResponseHead,
+    lines_of,
+    members,
+    remembered,
+    request_fields,
+)
 
 _HOP_BY_HOP = frozenset(
     b"connection proxy-connection keep-alive te trailer transfer-encoding upgrade".split()
@@ -63,23 +72,15 @@ class Hop:
     request_id: bytes
 
 
-def request_id_of(named: Mapping[bytes, bytes], ours: bytes) -> bytes:
-    """The id that the request came with, if it can stand in a log; else `ours`."""
+def request_id_of(named: Mapping[bytes, bytes]) -> bytes | None:
+    """The id that the request came with, if it can stand in a log."""
     given = named.get(b"x-request-id")
-    return given if given and _REQUEST_ID.fullmatch(given) else ours
+    return given if given and _REQUEST_ID.fullmatch(given) else None
 
 
-def to_application(fields: Sequence[Field], named: Mapping[bytes, bytes], hop: Hop) -> list[Field]:
-    """A request's fields as the application gets them, without the framing. `named`: see `RequestHead`."""
-    dropped = _dropped(named, _NOT_TO_APPLICATION)
-    # RFC 9112 §3.2: HTTP/1.1 may not be without it; it is empty when no host was named
-    sent: list[Field] = [(b"Host", hop.host)]
-    sent += [
-        field
-        for field in fields
-        if (name := field[0].lower()) not in dropped and not name.startswith(b"x-forwarded-")
-    ]
-    chain, proto, host = hop.peer, hop.scheme, hop.host
+def to_application(head: RequestHead, hop: Hop) -> bytes:
+    """A request's fields as the application gets them, as lines, without the framing."""
+    named, chain, proto, host = head.named, hop.peer, hop.scheme, hop.host
     if hop.peer_is_trusted:
         # A trusted peer's own claims are kept, and it is added to them.
         chain = b", ".join(filter(None, (named.get(b"x-forwarded-for"), hop.peer)))
@@ -88,29 +89,48 @@ def to_application(fields: Sequence[Field], named: Mapping[bytes, bytes], hop: H
     via = hop.version + b" " + hop.name
     if b"via" in named:
         via = named[b"via"] + b", " + via
-    if chain:
-        sent.append((b"X-Forwarded-For", chain))
-    sent.append((b"X-Forwarded-Proto", proto))
-    if host:
-        sent.append((b"X-Forwarded-Host", host))
-    sent.append((b"Via", via))
-    sent.append((b"X-Request-Id", hop.request_id))
-    return sent
+    # RFC 9112 §3.2: HTTP/1.1 may not be without Host; it is empty when none was named
+    return b"Host: %b\r\n%b%bX-Forwarded-Proto: %b\r\n%bVia: %b\r\nX-Request-Id: %b\r\n" % (
+        hop.host,
+        _passed_on(head.block),
+        b"X-Forwarded-For: %b\r\n" % chain if chain else b"",
+        proto,
+        b"X-Forwarded-Host: %b\r\n" % host if host else b"",
+        via,
+        hop.request_id,
+    )
 
 
-def to_client(fields: Sequence[Field], named: Mapping[bytes, bytes], hop: Hop) -> list[Field]:
-    """A response's fields as the client gets them, without the framing."""
+@remembered(256, MAX_REMEMBERED_FIELDS)
+def _passed_on(block: bytes) -> bytes:
+    """Of a request's fields, those that are the application's matter."""
+    fields, named = request_fields(block)
+    dropped = _dropped(named, _NOT_TO_APPLICATION)
+    return lines_of(
+        [
+            field
+            for field in fields
+            if (name := field[0].lower()) not in dropped and not name.startswith(b"x-forwarded-")
+        ]
+    )
+
+
+def to_client(head: ResponseHead, hop: Hop) -> bytes:
+    """A response's fields as the client gets them, as lines, without the framing."""
+    named = head.named
     dropped = _dropped(named, _NOT_TO_CLIENT)
-    sent = [field for field in fields if field[0].lower() not in dropped]
-    if b"x-content-type-options" not in named:
-        sent.append((b"X-Content-Type-Options", b"nosniff"))
     via, served_by = b"1.1 " + hop.name, hop.name
     if b"via" in named:
         via = named[b"via"] + b", " + via
     if b"x-served-by" in named:
         served_by = served_by + b", " + named[b"x-served-by"]
-    sent += ((b"Via", via), (b"X-Served-By", served_by), (b"X-Request-Id", hop.request_id))
-    return sent
+    return b"%b%bVia: %b\r\nX-Served-By: %b\r\nX-Request-Id: %b\r\n" % (
+        lines_of([field for field in head.fields if field[0].lower() not in dropped]),
+        b"" if b"x-content-type-options" in named else b"X-Content-Type-Options: nosniff\r\n",
+        via,
+        served_by,
+        hop.request_id,
+    )
 
 
 def takes_trailers(head: RequestHead) -> bool:

@@ -6,7 +6,7 @@ Its content is either there as bytes, or a `Source` sends it, piece by piece, at
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from email.utils import formatdate
 from functools import lru_cache
@@ -15,9 +15,7 @@ from typing import Protocol
 
 from scaleup.web.problems import Problem
 from scaleup.web.stream import Stream
-from scaleup.web.syntax import Field
-
-SERVER = b"Server: scaleup\r\n"
+from scaleup.web.syntax import Field, lines_of
 
 _STATUS_LINES = {
     status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus
@@ -81,16 +79,12 @@ class Reply:
         first = _STATUS_LINES.get(self.status) or b"HTTP/1.1 %d \r\n" % self.status
         length = b"" if self.length is None else b"Content-Length: %d\r\n" % self.length
         fields = lines_of(self.fields) if self.fields else b""
-        return b"".join((first, self.lines, fields, length, SERVER, date(), about, b"\r\n"))
+        return b"".join((first, self.lines, fields, length, _origin(int(time.time())), about, b"\r\n"))
 
 
 def reply(status: int, fields: Sequence[Field], content: bytes = b"") -> Reply:
     """One with its content at hand."""
     return Reply(status, fields, content, len(content))
-
-
-def lines_of(fields: Iterable[Field]) -> bytes:
-    return b"".join([b"%b: %b\r\n" % field for field in fields])
 
 
 def reply_to(problem: Problem, accept: bytes, fields: Sequence[Field]) -> Reply:
@@ -100,11 +94,7 @@ def reply_to(problem: Problem, accept: bytes, fields: Sequence[Field]) -> Reply:
     return Reply(problem.status, head, body, len(body), close=problem.close)
 
 
-def date() -> bytes:
-    """The Date field for now (RFC 9110 §6.6.1), as a line."""
-    return _date(int(time.time()))
-
-
 @lru_cache(maxsize=2)
-def _date(second: int) -> bytes:
-    return b"Date: %b\r\n" % formatdate(second, usegmt=True).encode()
+def _origin(second: int) -> bytes:
+    """Who answers, and when (RFC 9110 §6.6.1, §10.2.4), as lines. `second`: since the epoch."""
+    return b"Server: scaleup\r\nDate: %b\r\n" % formatdate(second, usegmt=True).encode()

@@ -28,9 +28,9 @@ from scaleup.web.connection import Request
 from scaleup.web.disk import SUFFIXES, Disk, File, Folder, compressed, version_of
 from scaleup.web.encoding import IDENTITY, choose
 from scaleup.web.problems import Problem
-from scaleup.web.reply import Broken, Frame, Reply, lines_of, reply
+from scaleup.web.reply import Broken, Frame, Reply, reply
 from scaleup.web.stream import Stream
-from scaleup.web.syntax import Field, RequestHead
+from scaleup.web.syntax import Field, RequestHead, lines_of
 from scaleup.web.targets import Target
 
 IN_MEMORY_BYTES = 64 * 1024

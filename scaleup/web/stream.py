@@ -24,7 +24,7 @@ from scaleup.net.sockets import outstanding
 
 READ_AHEAD_BYTES = 64 * 1024
 WRITE_AHEAD_BYTES = 64 * 1024
-SOON_BYTES = 16 * 1024
+SOON_BYTES = 64 * 1024
 """More than that goes out at once."""
 PIECE_BYTES = 64 * 1024
 """Of what is at hand, no more waits for a peer at a time, and it has its time for so much, not for all of it."""

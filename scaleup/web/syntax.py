@@ -12,7 +12,7 @@ time that a head takes grows with its length only.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, wraps
 from typing import TypeVar
@@ -34,20 +34,24 @@ MAX_RESPONSE_FIELDS = 500
 
 MAX_REMEMBERED = 256
 """Longer values are rare, and what is made of 8 KiB can take 130 KiB: a stranger could fill a cache with such."""
+MAX_REMEMBERED_FIELDS = 2048
+"""All of a request's, together."""
 
 _Text = TypeVar("_Text", str, bytes)
 _Made = TypeVar("_Made")
 
 
-def remembered(count: int) -> Callable[[Callable[[_Text], _Made]], Callable[[_Text], _Made]]:
-    """As functools.lru_cache, but only what is made of short values is kept."""
+def remembered(
+    count: int, longest: int = MAX_REMEMBERED
+) -> Callable[[Callable[[_Text], _Made]], Callable[[_Text], _Made]]:
+    """As functools.lru_cache, but only what is made of values no longer than `longest` is kept."""
 
     def decorate(make: Callable[[_Text], _Made]) -> Callable[[_Text], _Made]:
         kept = lru_cache(count)(make)
 
         @wraps(make)
         def remember(text: _Text) -> _Made:
-            return kept(text) if len(text) <= MAX_REMEMBERED else make(text)
+            return kept(text) if len(text) <= longest else make(text)
 
         return remember
 
@@ -59,7 +63,7 @@ _FIELD = rb"%b++:[\t\x20-\x7e\x80-\xff]*+\r\n"
 _METHOD = rb"[A-Z][A-Z0-9-]{0,31}+"
 _REQUEST_LINE = re.compile(rb"(%b) ([!-~]++) HTTP/1\.([01])\r\n" % _METHOD)
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9]{2})(?: [^\r\n]*+)?\r\n")
-_REQUEST_FIELDS = re.compile(rb"(?:%b)*+\r\n" % (_FIELD % _TOKEN))
+_REQUEST_FIELDS = re.compile(rb"(?:%b)*+" % (_FIELD % _TOKEN))
 _FIELDS = re.compile(rb"(?:%b)*+\r\n" % (_FIELD % _TOKEN.replace(b"^", b"^_")))
 _SPLIT = re.compile(rb"([^:]+):[ \t]*([^\r]*)\r\n")
 _FIRST_LINE_BEGUN = re.compile(rb"%b(?: [!-~]*+(?: [!-~]*+)?+)?+\r?" % _METHOD)
@@ -76,13 +80,15 @@ class SyntaxFault(Exception):
 
 @dataclass(slots=True)
 class RequestHead:
-    """`named`: by lower-case name, the values of all fields of that name, joined as a list (RFC 9110 §5.3)."""
+    """`block`: the fields as they came, as lines. `named`: by lower-case name, the values of all fields of that
+    name, joined as a list (RFC 9110 §5.3).
+    """
 
     method: str
     target: str
     is_http11: bool
-    fields: list[Field]
-    named: dict[bytes, bytes]
+    block: bytes
+    named: Mapping[bytes, bytes]
 
     def line(self) -> bytes:
         """The request line."""
@@ -91,28 +97,25 @@ class RequestHead:
 
 @dataclass(slots=True)
 class ResponseHead:
-    """See RequestHead. The reason phrase is dropped: nothing may depend on it (RFC 9112 §4)."""
+    """`named`: see RequestHead. The reason phrase is dropped: nothing may depend on it (RFC 9112 §4)."""
 
     status: int
     is_http11: bool
-    fields: list[Field]
-    named: dict[bytes, bytes]
+    fields: Sequence[Field]
+    named: Mapping[bytes, bytes]
 
 
 def read_request(head: bytes) -> RequestHead:
     """`head`: up to and with END. Raises SyntaxFault."""
     line = _REQUEST_LINE.match(head)
-    if line is None or not _REQUEST_FIELDS.fullmatch(head, line.end()):
+    if line is None:
         raise SyntaxFault(400, "This is not HTTP as RFC 9112 has it.")
     method, target, minor = line.groups()
+    block = head[line.end() : -2]
+    _, named = request_fields(block)
     if len(target) > MAX_LINE_BYTES:
         raise SyntaxFault(414, "The request target is too long.")
-    if head.count(b"\n") > MAX_FIELDS + 2:  # counted before they are taken apart, which costs far more
-        raise SyntaxFault(431, "There are too many header fields.")
-    fields, named = _fields(head[line.end() : -2])
-    if len(head) > MAX_LINE_BYTES and any(len(name) + len(value) > MAX_LINE_BYTES for name, value in fields):
-        raise SyntaxFault(431, "A header field is too large.")
-    return RequestHead(method.decode(), target.decode(), minor == b"1", fields, named)
+    return RequestHead(method.decode(), target.decode(), minor == b"1", block, named)
 
 
 def read_response(head: bytes) -> ResponseHead:
@@ -144,6 +147,10 @@ def is_host(value: bytes) -> bool:
     return _HOST.fullmatch(value) is not None
 
 
+def lines_of(fields: Iterable[Field]) -> bytes:
+    return b"".join([b"%b: %b\r\n" % field for field in fields])
+
+
 def read_trailers(section: bytes) -> list[Field]:
     """The fields after the last chunk; `section`: up to and with the empty line. Raises SyntaxFault.
 
@@ -154,6 +161,19 @@ def read_trailers(section: bytes) -> list[Field]:
     if section.count(b"\n") > MAX_FIELDS + 1:
         raise SyntaxFault(431, "There are too many trailers.")
     return _fields(section[:-2])[0]
+
+
+@remembered(256, MAX_REMEMBERED_FIELDS)  # a client says the same of itself with each request
+def request_fields(block: bytes) -> tuple[Sequence[Field], Mapping[bytes, bytes]]:
+    """The fields in `block`, lines, and by their names (see `RequestHead`). Raises SyntaxFault."""
+    if not _REQUEST_FIELDS.fullmatch(block):
+        raise SyntaxFault(400, "This is not HTTP as RFC 9112 has it.")
+    if block.count(b"\n") > MAX_FIELDS:  # counted before they are taken apart, which costs far more
+        raise SyntaxFault(431, "There are too many header fields.")
+    fields, named = _fields(block)
+    if len(block) > MAX_LINE_BYTES and any(len(name) + len(value) > MAX_LINE_BYTES for name, value in fields):
+        raise SyntaxFault(431, "A header field is too large.")
+    return fields, named
 
 
 def _fields(block: bytes) -> tuple[list[Field], dict[bytes, bytes]]:
