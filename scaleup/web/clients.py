@@ -147,6 +147,7 @@ class Clients:
     ) -> None:
         """Raises OSError when there is no TLS handshake, or none in time."""
         if context is None:
+            connection.socket = sock
             await self._loop.connect_accepted_socket(lambda: connection, sock)
         else:
             await self._loop.connect_accepted_socket(

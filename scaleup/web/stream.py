@@ -92,6 +92,8 @@ class Stream(asyncio.Protocol):
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.transport: asyncio.Transport
+        self.socket: socket.socket | None = None
+        """Below the transport, where we made it: what a transport gives out in its place costs as much as a send."""
         self.received = b""
         """What has arrived and nobody took."""
         self.is_at_end = False
@@ -104,7 +106,8 @@ class Stream(asyncio.Protocol):
         """Bytes, in all; what of them has reached the peer nobody knows."""
         self.is_plain = True
         """Without TLS."""
-        self._unsent = b""
+        self._unsent: list[bytes] = []
+        self._unsent_bytes = 0
         self._reads, self._may_write = True, True
         self._readable, self._writable = Wait(loop), Wait(loop)
 
@@ -149,25 +152,28 @@ class Stream(asyncio.Protocol):
         """Raises ConnectionError. To be followed by `drain` where there may be much."""
         self._refuse_lost()
         self.written += len(data)
-        if self._unsent:
-            self._unsent += data
-        else:
-            self._unsent = data
+        if not self._unsent:
             self.loop.call_soon(self._send_unsent)
-        if len(self._unsent) > SOON_BYTES:
+        self._unsent.append(data)
+        self._unsent_bytes += len(data)
+        if self._unsent_bytes > SOON_BYTES:
             self._send_unsent()
 
     def _send_unsent(self) -> None:
-        data, self._unsent = self._unsent, b""
-        if data and not self.is_lost:
-            self.transport.write(data)
+        data = self._unsent
+        if data:
+            self._unsent, self._unsent_bytes = [], 0
+            if not self.is_lost:
+                self.transport.writelines(
+                    data
+                )  # not joined: a file in memory need not be copied for each client
 
     def take_back(self, written: int) -> bool:
         """Make `written` what it was, as if nothing had been said since; False when some of it has gone."""
-        kept = len(self._unsent) - (self.written - written)
+        kept = self._unsent_bytes - (self.written - written)
         if kept < 0:
             return False
-        self._unsent, self.written = self._unsent[:kept], written
+        self._unsent, self._unsent_bytes, self.written = [b"".join(self._unsent)[:kept]], kept, written
         return True
 
     def write_eof(self) -> None:
@@ -223,7 +229,7 @@ class Stream(asyncio.Protocol):
         sent = 0
         while sent < count:
             # Asked for each time: a connection that was lost has no descriptor any more, or somebody else has it.
-            out = self.transport.get_extra_info("socket").fileno()
+            out = self._below().fileno()
             try:
                 done = os.sendfile(out, source, start + sent, min(count - sent, SENDFILE_BYTES))
             except BlockingIOError:
@@ -241,7 +247,10 @@ class Stream(asyncio.Protocol):
     def _cork(self, on: bool) -> None:
         """tcp(7): whether what does not fill a packet is kept back."""
         if not self.is_lost:
-            self.transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, on)
+            self._below().setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, on)
+
+    def _below(self) -> socket.socket:
+        return self.socket or self.transport.get_extra_info("socket")
 
     async def _until_writable(self, descriptor: int, deadline: float) -> None:
         """The transport has its own interest in the descriptor, and two parts of a loop may not share one."""
@@ -267,7 +276,7 @@ class Stream(asyncio.Protocol):
 
     def abort(self) -> None:
         """Now, whatever is still to be written."""
-        self._unsent = b""
+        self._unsent, self._unsent_bytes = [], 0
         self.transport.abort()
 
     def reset(self) -> None:
