@@ -8,6 +8,7 @@ import os
 import pty
 import select
 import shutil
+import socket
 import struct
 import subprocess
 import termios
@@ -107,11 +108,17 @@ def theirs(sockets: Path, web: EchoServer) -> Iterator[Path]:
     assert program is not None
     process = subprocess.Popen([program, "-db", "-f", str(config)])
     try:
-        eventually(path.exists)
+        eventually(lambda: answers(path))
         yield path
     finally:
         process.kill()
         process.wait()
+
+
+def answers(path: Path) -> bool:
+    """There may be a socket before somebody listens on it."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        return sock.connect_ex(str(path)) == 0
 
 
 def status(path: Path, server: str) -> str:
