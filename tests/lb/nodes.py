@@ -20,7 +20,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from bench.ports import free_port
 
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 60.0
+ANSWER_SECONDS = 20.0
 LOOK_SECONDS = 0.005  # between two looks; nothing is inferred from it
 
 VRRP, WORKER = "scaleup.vrrp.attached", "scaleup.lb.worker"
@@ -104,7 +105,7 @@ class Node:
 
     def get(self, path: str) -> tuple[int, str]:
         try:
-            with urllib.request.urlopen(f"http://{self.admin}{path}", timeout=PATIENCE_SECONDS) as response:
+            with urllib.request.urlopen(f"http://{self.admin}{path}", timeout=ANSWER_SECONDS) as response:
                 return response.status, response.read().decode()
         except urllib.error.HTTPError as error:
             with error:

@@ -415,6 +415,7 @@ def is_reset(address: tuple[str, int]) -> bool:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(120)
 def test_a_node_follows_a_name(dns: NameServer, webs: list[EchoServer], tmp_path: Path) -> None:
     """As a headless service of Kubernetes: pods come and go, and so does the name server."""
     where = HOST, free_port(HOST)

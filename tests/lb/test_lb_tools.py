@@ -25,7 +25,7 @@ from servers import Client, EchoServer
 
 from bench.ports import free_port
 
-pytestmark = [pytest.mark.slow, requires("haproxy", "hatop")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120), requires("haproxy", "hatop")]
 
 HOST = "127.0.69.11"
 DOWN_KEY, F9, F10 = b"\x1bOB", b"\x1b[20~", b"\x1b[21~"
