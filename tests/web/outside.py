@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 PATIENCE_SECONDS = 20.0
-ANSWER_SECONDS = 5.0
+ANSWER_SECONDS = 15.0
 """No answer that a test waits for takes longer, unless it hangs."""
 
 LOOK_SECONDS = 0.005  # between two looks; nothing is inferred from it
@@ -57,7 +57,7 @@ class Process:
         """Wait for a line that `pattern` is found in, not among the first so many."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
-            ended = self.process.poll() is not None
+            ended = not self._reader.is_alive()  # so that all it said is in the log
             for line in self.log[after:]:
                 if found := re.search(pattern, line):
                     return found
