@@ -17,6 +17,7 @@ import dns.rcode
 import dns.rdatatype
 import dns.rrset
 
+from bench.ports import free_port
 from scaleup.net.addresses import Endpoint
 
 LONGEST = 65535
@@ -88,7 +89,9 @@ def name_server(host: str = "127.0.53.1") -> Iterator[NameServer]:
         socket.socket(type=socket.SOCK_DGRAM) as udp,
         contextlib.ExitStack() as open_,
     ):
-        tcp.bind((host, 0))
+        # Not a port that the kernel chooses: by UDP, the one of that number could be a client's.
+        tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        tcp.bind((host, free_port(host)))
         tcp.listen()
         udp.bind(tcp.getsockname())
         server = NameServer(Endpoint(*tcp.getsockname()))
@@ -119,7 +122,7 @@ def _serve(server: NameServer, udp: socket.socket, tcp: socket.socket, woken: so
             if tcp in ready:
                 connection, _ = tcp.accept()
                 with connection, contextlib.suppress(OSError, struct.error):
-                    connection.settimeout(2)
+                    connection.settimeout(10)
                     (length,) = struct.unpack("!H", connection.recv(2))
                     if (reply := server.answer(connection.recv(length), tcp=True)) is not None:
                         connection.sendall(struct.pack("!H", len(reply)) + reply)
