@@ -157,7 +157,7 @@ def test_10_000_forged_packets_change_nothing(lan: Lan, tmp_path: Path) -> None:
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(180)
 @needs_lan()
+@pytest.mark.timeout(180)
 def test_100_000_forged_packets_change_nothing(lan: Lan, tmp_path: Path) -> None:
     flood(lan, 100_000, tmp_path)

@@ -279,9 +279,9 @@ def test_a_sample_of_fail_overs(
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(300)
 @needs_lan("keepalived")
 @pytest.mark.parametrize("pair", PAIRS, ids=name)
 @pytest.mark.parametrize("wire", WIRES, ids=name)
+@pytest.mark.timeout(600)
 def test_every_fail_over(lan: Lan, wire: Wire, pair: tuple[str, str], tmp_path: Path) -> None:
     perform(lan, wire, pair, FAULTS, tmp_path)
