@@ -245,7 +245,7 @@ def test_what_is_put_back_does_not_speak_from_an_address_that_another_router_has
 
 def test_without_a_descriptor_left_what_was_there_is_put_back(pair: tuple[Node, Node]) -> None:
     a, b = pair
-    pid = int(a.host.ip("netns", "pids", a.host.namespace).split()[0])
+    pid = a.process.pid
     soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
     in_use = len(list(Path(f"/proc/{pid}/fd").iterdir()))
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (in_use + 1, hard))
