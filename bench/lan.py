@@ -213,8 +213,8 @@ class Lan:
     def _has_link(self, host: Host) -> bool:
         (port,) = json.loads(ip("-n", self._bridge, "-j", "-d", "link", "show", "dev", f"port{host.number}"))
         (link,) = json.loads(host.ip("-j", "link", "show", "dev", DEVICE))
-        forwards = port["linkinfo"]["info_slave_data"]["state"] == "forwarding"
-        return forwards and port["operstate"] == link["operstate"] == "UP"
+        states = port["linkinfo"]["info_slave_data"]["state"], port["operstate"], link["operstate"]
+        return states == ("forwarding", "UP", "UP")
 
     def _in_bridge(self, *arguments: str) -> None:
         ip("-n", self._bridge, *arguments)
