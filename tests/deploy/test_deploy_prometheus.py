@@ -25,7 +25,7 @@ PROMETHEUS = f"http://{PREFIX}.9:9090"
 PROMTOOL = {"PATH": SEARCH_PATH}
 SECONDS = 40.0
 
-pytestmark = [requires("prometheus", "promtool"), pytest.mark.timeout(180)]
+pytestmark = [requires("prometheus", "promtool"), pytest.mark.timeout(300)]
 
 ALERT = re.compile(r"- alert: (\w+)")
 TESTED = re.compile(r"alertname: (\w+)")
