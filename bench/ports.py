@@ -10,7 +10,7 @@ from pathlib import Path
 
 _RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _FIRST = 10_000
-_counter = itertools.count(os.getpid() * 7919)  # a prime: processes beside each other begin far apart
+_counter = itertools.count(os.getpid() * 14_071)  # 0.618 of the usual range: near numbers begin far apart
 
 
 def free_port(host: str = "127.0.0.1", kind: socket.SocketKind = socket.SOCK_STREAM) -> int:

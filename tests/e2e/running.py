@@ -19,7 +19,7 @@ import psutil
 
 from scaleup.stack.control import ask
 
-START_SECONDS = 60.0
+START_SECONDS = 120.0
 
 
 @dataclass
