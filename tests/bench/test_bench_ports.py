@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import errno
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from bench.ports import free_port
+from bench.ports import free_port, free_ports
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_no_port_is_given_twice_in_a_row_nor_one_that_the_kernel_could_give_a_client() -> None:
@@ -26,6 +30,28 @@ def test_a_port_in_use_is_passed_over(kind: socket.SocketKind) -> None:
         with socket.socket(socket.AF_INET, kind) as sock:
             sock.bind((host, taken))
             assert free_port(kind=kind) != taken
+
+
+def test_several_in_a_row_are_all_free_and_nobody_elses() -> None:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", free_port() + 2))
+        ports = free_ports(4)
+        assert ports == list(range(ports[0], ports[0] + 4))
+        assert sock.getsockname()[1] not in ports
+    assert free_port() not in ports
+
+
+def test_another_process_does_not_give_what_we_have_got_and_not_bound_yet() -> None:
+    """It begins its count where ours was."""
+    ours = [free_port(), *free_ports(20)]
+    program = (
+        "import itertools; from bench import ports\n"
+        f"ports._counter = itertools.count({ours[0]} - ports._FIRST); print(ports.free_port())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) not in ours
 
 
 def test_an_address_of_another_host() -> None:
