@@ -89,11 +89,11 @@ def name_server(host: str = "127.0.53.1") -> Iterator[NameServer]:
         socket.socket(type=socket.SOCK_DGRAM) as udp,
         contextlib.ExitStack() as open_,
     ):
-        # Not a port that the kernel chooses: by UDP, the one of that number could be a client's.
         tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        tcp.bind((host, free_port(host)))
+        address = (host, free_port(host))  # of the kernel's own choice it would be free for TCP alone
+        tcp.bind(address)
         tcp.listen()
-        udp.bind(tcp.getsockname())
+        udp.bind(address)
         server = NameServer(Endpoint(*tcp.getsockname()))
         wake, woken = socket.socketpair()
         open_.enter_context(wake)
@@ -123,6 +123,7 @@ def _serve(server: NameServer, udp: socket.socket, tcp: socket.socket, woken: so
                 connection, _ = tcp.accept()
                 with connection, contextlib.suppress(OSError, struct.error):
                     connection.settimeout(10)
-                    (length,) = struct.unpack("!H", connection.recv(2))
-                    if (reply := server.answer(connection.recv(length), tcp=True)) is not None:
+                    (length,) = struct.unpack("!H", connection.recv(2, socket.MSG_WAITALL))
+                    wire = connection.recv(length, socket.MSG_WAITALL)
+                    if (reply := server.answer(wire, tcp=True)) is not None:
                         connection.sendall(struct.pack("!H", len(reply)) + reply)
