@@ -16,6 +16,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
@@ -25,6 +26,8 @@ from bench.running import SEARCH_PATH
 
 CLONE_NEWNET = 0x40000000
 DEVICE = "eth0"
+LINK_SECONDS = 20.0
+END_SECONDS = 30.0
 ENVIRONMENT = {**os.environ, "PATH": SEARCH_PATH}
 
 CAP_NET_ADMIN, CAP_SYS_ADMIN = 12, 21  # capabilities(7)
@@ -179,6 +182,7 @@ class Lan:
         host.ip("link", "set", DEVICE, "addrgenmode", "none", "up")
         host.ip("addr", "add", f"{host.ipv4}/24", "dev", DEVICE)
         host.ip("addr", "add", f"{host.ipv6}/64", "dev", DEVICE, "nodad")
+        self._await_link(host)
 
     def separate(self, host: Host) -> None:
         """It hears nobody, and nobody hears it, though all links are up."""
@@ -196,6 +200,22 @@ class Lan:
             host.ip("link", "set", "lo", "up")
             self.connect(host)
 
+    def _await_link(self, host: Host) -> None:
+        """The kernel tells of a link, and has a port forward, a moment after both ends are up: what is sent before
+        that is lost.
+        """
+        deadline = time.monotonic() + LINK_SECONDS
+        while not self._has_link(host):
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{host.name}: no link within {LINK_SECONDS:g} s")
+            time.sleep(0.005)
+
+    def _has_link(self, host: Host) -> bool:
+        (port,) = json.loads(ip("-n", self._bridge, "-j", "-d", "link", "show", "dev", f"port{host.number}"))
+        (link,) = json.loads(host.ip("-j", "link", "show", "dev", DEVICE))
+        states = port["linkinfo"]["info_slave_data"]["state"], port["operstate"], link["operstate"]
+        return states == ("forwarding", "UP", "UP")
+
     def _in_bridge(self, *arguments: str) -> None:
         ip("-n", self._bridge, *arguments)
 
@@ -210,4 +230,4 @@ def signal_all(process: subprocess.Popen[bytes], number: signal.Signals) -> None
 def end(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is None:
         signal_all(process, signal.SIGKILL)
-    process.wait(10)
+    process.wait(END_SECONDS)

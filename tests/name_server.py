@@ -17,6 +17,7 @@ import dns.rcode
 import dns.rdatatype
 import dns.rrset
 
+from bench.ports import free_port
 from scaleup.net.addresses import Endpoint
 
 LONGEST = 65535
@@ -88,9 +89,11 @@ def name_server(host: str = "127.0.53.1") -> Iterator[NameServer]:
         socket.socket(type=socket.SOCK_DGRAM) as udp,
         contextlib.ExitStack() as open_,
     ):
-        tcp.bind((host, 0))
+        tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        address = (host, free_port(host))  # of the kernel's own choice it would be free for TCP alone
+        tcp.bind(address)
         tcp.listen()
-        udp.bind(tcp.getsockname())
+        udp.bind(address)
         server = NameServer(Endpoint(*tcp.getsockname()))
         wake, woken = socket.socketpair()
         open_.enter_context(wake)
@@ -119,7 +122,8 @@ def _serve(server: NameServer, udp: socket.socket, tcp: socket.socket, woken: so
             if tcp in ready:
                 connection, _ = tcp.accept()
                 with connection, contextlib.suppress(OSError, struct.error):
-                    connection.settimeout(2)
-                    (length,) = struct.unpack("!H", connection.recv(2))
-                    if (reply := server.answer(connection.recv(length), tcp=True)) is not None:
+                    connection.settimeout(10)
+                    (length,) = struct.unpack("!H", connection.recv(2, socket.MSG_WAITALL))
+                    wire = connection.recv(length, socket.MSG_WAITALL)
+                    if (reply := server.answer(wire, tcp=True)) is not None:
                         connection.sendall(struct.pack("!H", len(reply)) + reply)

@@ -27,14 +27,14 @@ async def find_untruths(host: str, folder: Path, *, examples: int) -> str | None
     (folder / "schemathesis.toml").write_text(CONFIGURATION)
     process = await asyncio.create_subprocess_exec(
         *(PROGRAM, "run", f"http://{host}/api/openapi.json", "--max-examples", str(examples), "--seed", "7"),
-        *("--generation-database=none", "--request-timeout=5"),
+        *("--generation-database=none", "--request-timeout=20"),
         cwd=folder,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
     try:
-        async with asyncio.timeout(50):
+        async with asyncio.timeout(150):
             said, _ = await process.communicate()
     finally:
         if process.returncode is None:

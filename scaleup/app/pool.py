@@ -32,6 +32,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import math
 import struct
@@ -156,9 +157,11 @@ class Pool:
         self._password = password
         self._slots = asyncio.Semaphore(size)
         self._watchers = asyncio.Semaphore(1)
-        self._rechecking, self._rechecked = asyncio.Lock(), -math.inf
-        self._recheck_failed = (-math.inf, DatabaseAwayError(""))
+        self._rechecking, self._rechecked = asyncio.Lock(), -1
+        self._recheck_failed = (-1, DatabaseAwayError(""))
         """When the last one that failed did, and how."""
+        self._moments = itertools.count()
+        """What was when in rechecks; the loop's clock says the same time twice."""
         self._idle: deque[_Connection] = deque()
         """The last given back is taken first; the others may grow old."""
         self._mean_use_seconds = 0.0
@@ -227,19 +230,18 @@ class Pool:
         the same time share what is found out after they have asked: one looks, within the time-out, and if that
         was in vain nobody who waited for it tries again.
         """
-        clock = asyncio.get_running_loop().time
-        asked = clock()
+        asked = next(self._moments)
         async with self._rechecking:
             if self._rechecked > asked:
                 return
             failed, reason = self._recheck_failed
             if failed > asked:
                 raise type(reason)(str(reason), reason.code)
-            begun = clock()
+            begun = next(self._moments)
             try:
                 await self._recheck()
             except DatabaseAwayError as error:
-                self._recheck_failed = clock(), type(error)(str(error), error.code)
+                self._recheck_failed = next(self._moments), type(error)(str(error), error.code)
                 raise
             self._rechecked = begun
 

@@ -39,6 +39,8 @@ from scaleup.net.addresses import Endpoint
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.5
+ANSWER_SECONDS = 0.5
+"""How long one server may take to say how far it is."""
 MAX_LAG_SECONDS = 60.0
 """The greatest that can be allowed."""
 WAIT_SECONDS = 0.1
@@ -215,7 +217,7 @@ class Replicas:
 
 
 async def _look(pool: Pool, query: str) -> tuple[Any, ...]:
-    async with pool.cursor(min(LOOK_SECONDS, pool.timeout), watching=True) as cursor:
+    async with pool.cursor(min(ANSWER_SECONDS, pool.timeout), watching=True) as cursor:
         await cursor.execute(query)
         row: tuple[Any, ...] = await cursor.fetchone()
         return row

@@ -92,9 +92,10 @@ class DataDirectory:
         os.close(self._lock)
 
 
-def _try_lock(path: Path) -> int | None:
+def _try_lock(path: Path, *, make: bool = True) -> int | None:
     """The descriptor that holds the lock, or None when somebody else holds it."""
-    descriptor = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    flags = os.O_RDWR | os.O_NOFOLLOW | (os.O_CREAT if make else 0)
+    descriptor = os.open(path / _LOCK, flags, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -108,7 +109,7 @@ def _remove_abandoned() -> None:
         with contextlib.suppress(OSError):  # just being removed, or none of ours
             if not _is_ours(path):
                 continue
-            lock = _try_lock(path)
+            lock = _try_lock(path, make=False)  # else who just removes it could not remove it whole
             if lock is not None:
                 shutil.rmtree(path, ignore_errors=True)
                 os.close(lock)

@@ -88,10 +88,12 @@ class GaleraEngine:
             sock,
             *(socket_beside(self._settings.listen, number, option) for number in range(1, len(self._nodes))),
         ]
-        groups = [self._free_endpoint() for _ in self._nodes]
-        for node, its_socket, group in zip(self._nodes, sockets, groups, strict=True):
+        count = len(self._nodes)
+        free = self._free_endpoints(3 * count)
+        groups, transfers = free[:count], list(zip(free[count : 2 * count], free[2 * count :], strict=True))
+        for node, its_socket, group, transfer in zip(self._nodes, sockets, groups, transfers, strict=True):
             node.take(its_socket)
-            node.part = self._part(node, group, groups)
+            node.part = self._part(node, group, groups, *transfer)
         beginner = await self._who_begins()
         version = await beginner.launch(Part((*beginner.part.arguments, "--wsrep-new-cluster")))
         for node in self._nodes:
@@ -119,14 +121,23 @@ class GaleraEngine:
         await asyncio.gather(*(node.stop(grace / 2) for node in others))
         await first.stop(grace / 2)
 
-    def _free_endpoint(self) -> Endpoint:
-        """For what nodes say to each other."""
-        with listening(Endpoint(reachable(self._settings.listen.host), 0), "--galera") as sock:
-            return endpoint_of(sock)
+    def _free_endpoints(self, count: int) -> list[Endpoint]:
+        """For what nodes say to each other. Held until there are all, so that none is there twice."""
+        anywhere = Endpoint(reachable(self._settings.listen.host), 0)
+        with contextlib.ExitStack() as held:
+            return [endpoint_of(held.enter_context(listening(anywhere, "--galera"))) for _ in range(count)]
 
-    def _part(self, node: ServerEngine, group: Endpoint, groups: Sequence[Endpoint]) -> Part:
+    def _part(
+        self,
+        node: ServerEngine,
+        group: Endpoint,
+        groups: Sequence[Endpoint],
+        increments: Endpoint,
+        whole: Endpoint,
+    ) -> Part:
+        """`increments`, `whole`: where it gets what it lacks from another."""
         options = (
-            f"gmcast.listen_addr=tcp://{group};base_port={group.port};ist.recv_addr={self._free_endpoint()};"
+            f"gmcast.listen_addr=tcp://{group};base_port={group.port};ist.recv_addr={increments};"
             f"gcache.size=16M;{TIMES}"
         )
         return Part(
@@ -141,7 +152,7 @@ class GaleraEngine:
                 f"--wsrep-node-address={group}",
                 f"--wsrep-cluster-address=gcomm://{','.join(map(str, groups))}",
                 "--wsrep-sst-method=rsync",
-                f"--wsrep-sst-receive-address={self._free_endpoint()}",
+                f"--wsrep-sst-receive-address={whole}",
                 f"--wsrep-provider-options={options}",
             ),
             makes_user=False,

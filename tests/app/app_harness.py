@@ -24,9 +24,12 @@ from scaleup.app.settings import AppSettings
 from scaleup.net.addresses import Endpoint
 from scaleup.processes import Process
 
+PATIENCE_SECONDS = 10.0
+"""What a database may take that is well: more than a busy machine adds. Who waits for its end says less."""
+
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while not condition():  # noqa: ASYNC110 - nobody sets an event
             await asyncio.sleep(0.001)
 
@@ -37,7 +40,11 @@ def address_of(server: DatabaseServer) -> DatabaseAddress:
 
 @contextlib.asynccontextmanager
 async def make_pool(
-    server: DatabaseServer, *, size: int = 3, timeout: float = 1.0, password: str = database_servers.PASSWORD
+    server: DatabaseServer,
+    *,
+    size: int = 3,
+    timeout: float = PATIENCE_SECONDS,
+    password: str = database_servers.PASSWORD,
 ) -> AsyncIterator[Pool]:
     pool = Pool(address_of(server), password, size=size, timeout=timeout)
     try:
@@ -86,7 +93,8 @@ async def run_app(
     server: DatabaseServer, *, until_listening: bool = True, **settings: object
 ) -> AsyncIterator[App]:
     endpoint = Endpoint("127.0.0.1", free_port())
-    given = {"node": "app7", "drain": 0.0, "database_password": database_servers.PASSWORD} | settings
+    usual = {"database_password": database_servers.PASSWORD, "database_timeout": PATIENCE_SECONDS}
+    given = {"node": "app7", "drain": 0.0} | usual | settings
     process = _Process("app7")
     complete = AppSettings.model_validate({"listen": (endpoint,), "database": address_of(server), **given})
     try:

@@ -59,7 +59,7 @@ def elsewhere(folder: Path) -> Iterator[DatabaseServer]:
 
 @contextlib.asynccontextmanager
 async def pool_of(server: DatabaseServer, mode: SslMode, authorities: Path | None) -> AsyncIterator[Pool]:
-    pool = Pool(address_of(server), PASSWORD, size=2, timeout=2.0, ssl=context(mode, authorities))
+    pool = Pool(address_of(server), PASSWORD, size=2, timeout=20.0, ssl=context(mode, authorities))
     try:
         yield pool
     finally:

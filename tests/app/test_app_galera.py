@@ -137,7 +137,7 @@ class Galera(Cluster):
         for app in self._apps:
             app.terminate()
         for app in self._apps:
-            await asyncio.to_thread(app.wait, 10)
+            await asyncio.to_thread(app.wait, 30)
         assert "Traceback" not in self._log.read_text()
 
     def _url(self, port: int) -> str:

@@ -37,7 +37,7 @@ RESULTS = Path(__file__).parents[2] / "bench" / "results" / "history.json"
 SOAK_SEED, SOAK_ROUNDS = 20261123, 20
 THINK_SECONDS = 0.01
 TIMEOUT = aiohttp.ClientTimeout(total=5.0)
-BACK_SECONDS = 20.0
+BACK_SECONDS = 30.0
 """From the end of a fault until a write is stored again."""
 
 
@@ -60,7 +60,7 @@ class Cluster:
         for app in self._apps:
             app.terminate()
         for app in self._apps:
-            await asyncio.to_thread(app.wait, 10)
+            await asyncio.to_thread(app.wait, 30)
         await asyncio.to_thread(self.database.stop)
         assert "Traceback" not in self._log.read_text()
 
@@ -93,7 +93,7 @@ class Cluster:
 
     async def database_killed(self, _seconds: float) -> None:
         os.kill(self.database.server_pid(), signal.SIGKILL)
-        await asyncio.to_thread(self.database.process.wait, 10)
+        await asyncio.to_thread(self.database.process.wait, 30)
         self.database.log.close()
         self.database = await asyncio.to_thread(self._start_database)
 
@@ -125,7 +125,7 @@ class Cluster:
     async def application_killed(self, seconds: float) -> None:
         killed = self._apps.pop(0)
         killed.kill()
-        await asyncio.to_thread(killed.wait, 10)
+        await asyncio.to_thread(killed.wait, 30)
         self._apps.append(self._start_app(self.ports[0]))
         self.ports.reverse()  # next time the other one
 
@@ -295,6 +295,7 @@ async def check(cluster: Cluster, seed: int, names: list[str], seconds: float) -
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(180)
 @requires("mariadbd", "mariadb")
 async def test_a_short_history(data_directory: Path) -> None:
     chance = random.Random(7)

@@ -53,7 +53,7 @@ async def test_many_applications_start_at_once(database: DatabaseServer) -> None
     fill = Migration(1, "fill", (CREATE, "INSERT INTO links (id) VALUES (1)"))  # fails when done twice
 
     async def start() -> int:
-        async with make_pool(database, timeout=5) as pool:
+        async with make_pool(database, timeout=20) as pool:
             return len(await migrate(pool, [fill]))
 
     assert sum(await asyncio.gather(*(start() for _ in range(8)))) == 1
@@ -69,7 +69,7 @@ async def test_who_waits_too_long_for_the_lock_asks_again_later(
         with pytest.raises(DatabaseAwayError, match="another application"):
             await migrate(pool)
     # A dead owner's lock is free, as soon as the server has noticed.
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(20):
         while True:
             try:
                 await migrate(pool)

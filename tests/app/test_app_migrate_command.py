@@ -43,7 +43,7 @@ def command(server: DatabaseServer, *arguments: str, user: str = "scaleup", **mo
         env={**os.environ, "SCALEUP_APP_DATABASE_PASSWORD": PASSWORD, **more},
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=40,
         check=False,
     )
     assert "Traceback" not in result.stderr
@@ -82,7 +82,7 @@ async def test_a_user_is_never_without_a_password(administered: DatabaseServer) 
     administered.as_owner(
         "INSTALL SONAME 'simple_password_check'"
     )  # the server refuses one, and those of children
-    pool = Pool(DatabaseAddress("admin", administered.endpoint, "scaleup"), PASSWORD, size=1, timeout=2.0)
+    pool = Pool(DatabaseAddress("admin", administered.endpoint, "scaleup"), PASSWORD, size=1, timeout=20.0)
     try:
         await make_user(pool, "few", "Long enough, 1")
     finally:
@@ -103,7 +103,7 @@ async def test_an_application_needs_few_rights(administered: DatabaseServer) -> 
         code = await app.add()
         async with app.client.delete(f"/api/links/{code}") as response:
             assert response.status == 204
-    pool = Pool(address, NEW_PASSWORD, size=1, timeout=2.0)
+    pool = Pool(address, NEW_PASSWORD, size=1, timeout=20.0)
     try:
         for sql in (
             "DROP TABLE links",

@@ -14,6 +14,7 @@ from scaleup.app.views import Views
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(180)
 @pytest.mark.skipif(PROGRAM is None, reason="schemathesis is not installed (extra: test)")
 async def test_schemathesis_finds_it_true(app: App, tmp_path: Path) -> None:
     assert await find_untruths(str(app.endpoint), tmp_path, examples=25) is None

@@ -36,7 +36,7 @@ async def ask(pool: Pool, sql: str = "SELECT 1") -> object:
 
 
 @contextlib.asynccontextmanager
-async def listening(handler: Handler, *, timeout: float = 0.3) -> AsyncIterator[Pool]:
+async def listening(handler: Handler, *, timeout: float = 10.0) -> AsyncIterator[Pool]:
     """A pool whose database is `handler`."""
     server = await asyncio.start_server(handler, "127.0.0.1", 0)
     host, port = server.sockets[0].getsockname()
@@ -96,16 +96,16 @@ async def test_who_watches_or_migrates_is_not_counted_among_requests(mariadb: Da
 
 @requires("mariadbd")
 async def test_those_who_ask_share_that_nobody_answers(mariadb: DatabaseServer) -> None:
-    async with make_pool(mariadb, timeout=0.3) as pool:
+    async with make_pool(mariadb, timeout=3.0) as pool:
         assert await ask(pool) == 1
         reasons: list[str] = []
         pool.on_away = reasons.append
         with mariadb.paused():
             begun = time.monotonic()
             results = await asyncio.gather(*(pool.recheck() for _ in range(20)), return_exceptions=True)
-            assert time.monotonic() - begun < 0.3 + 0.5  # each after the other would be 12 s
+            assert time.monotonic() - begun < 3.0 + 7.0  # each after the other would be 60 s
         assert all(isinstance(result, DatabaseAwayError) for result in results)
-        assert reasons == [f"{mariadb.endpoint}: no answer within 0.3 s"]
+        assert reasons == [f"{mariadb.endpoint}: no answer within 3 s"]
         await pool.recheck()
 
 
@@ -148,11 +148,11 @@ async def test_who_waits_goes_on_when_the_one_before_gives_up_just_as_it_is_its_
 async def test_who_waits_goes_on_when_the_one_before_cannot_connect(database: DatabaseServer) -> None:
     """Three wait for the only slot; each gets it in turn although none gets a connection."""
     address = DatabaseAddress("scaleup", Endpoint("127.0.0.1", free_port()), "scaleup")
-    pool = Pool(address, "", size=1, timeout=1.0)
+    pool = Pool(address, "", size=1, timeout=10.0)
     begun = time.monotonic()
     results = await asyncio.gather(*(ask(pool) for _ in range(3)), return_exceptions=True)
     assert all(isinstance(result, DatabaseAwayError) for result in results)
-    assert time.monotonic() - begun < 0.95
+    assert time.monotonic() - begun < 4.5  # who waits for nothing waits for 5 s
 
 
 async def test_200_cancellations_leave_the_pool_whole(database: DatabaseServer) -> None:
@@ -176,28 +176,28 @@ async def test_a_server_that_accepts_and_says_nothing_costs_the_time_out_however
         await reader.read()
         writer.close()
 
-    async with listening(silent) as pool:  # as the kernel does for a stopped one
+    async with listening(silent, timeout=1.0) as pool:  # as the kernel does for a stopped one
         begun = time.monotonic()
         results = await asyncio.gather(*(ask(pool) for _ in range(10)), return_exceptions=True)
-        assert 0.25 < time.monotonic() - begun < 2.5
+        assert 0.9 < time.monotonic() - begun < 4.5  # two at a time would be 5 s
         assert all(isinstance(result, DatabaseAwayError) for result in results)
 
 
 async def test_a_server_that_stops_in_mid_query_costs_the_time_out(database: DatabaseServer) -> None:
-    async with make_pool(database, timeout=0.3) as pool:
+    async with make_pool(database, timeout=2.0) as pool:
         assert await ask(pool) == 1
         with database.paused():
             begun = time.monotonic()
-            with pytest.raises(DatabaseAwayError, match=r"no answer within 0\.3 s"):
+            with pytest.raises(DatabaseAwayError, match="no answer within 2 s"):
                 await ask(pool)
-            assert time.monotonic() - begun < 2.5
+            assert time.monotonic() - begun < 2.0 + 5.0
         assert await ask(pool) == 1
 
 
 async def test_when_one_connection_does_not_answer_the_idle_ones_are_not_tried_one_by_one(
     database: DatabaseServer,
 ) -> None:
-    async with make_pool(database, timeout=0.3) as pool:
+    async with make_pool(database, timeout=2.0) as pool:
         async with pool.cursor(), pool.cursor():
             pass
         assert pool.idle == 2
@@ -209,21 +209,21 @@ async def test_when_one_connection_does_not_answer_the_idle_ones_are_not_tried_o
 @requires("mariadbd")
 async def test_who_waits_for_a_lock_does_not_take_the_database_for_away(mariadb: DatabaseServer) -> None:
     mariadb.execute("CREATE TABLE links (id BIGINT NOT NULL PRIMARY KEY) AS SELECT 1 AS id")
-    async with make_pool(mariadb, timeout=0.3) as pool:
+    async with make_pool(mariadb, timeout=3.0) as pool:  # the server waits for a lock for a second then
         reasons: list[str] = []
         pool.on_away = reasons.append
         await pool.warm()
         with mariadb.connection() as other, other.cursor() as cursor:
             cursor.execute("BEGIN")
             cursor.execute("SELECT id FROM links FOR UPDATE")
-            with pytest.raises(DatabaseBusyError, match="took too long"):
+            with pytest.raises(DatabaseBusyError, match="not released in time"):
                 await ask(pool, "SELECT id FROM links FOR UPDATE")
         assert (reasons, pool.idle) == ([], 2)
 
 
 @requires("mariadbd")
 async def test_a_server_that_has_just_answered_is_not_away_when_time_is_up(mariadb: DatabaseServer) -> None:
-    async with make_pool(mariadb, timeout=0.3) as pool:
+    async with make_pool(mariadb, timeout=3.0) as pool:
         reasons: list[str] = []
         pool.on_away = reasons.append
         await pool.warm()
@@ -233,7 +233,7 @@ async def test_a_server_that_has_just_answered_is_not_away_when_time_is_up(maria
                 while True:
                     await cursor.execute("SELECT SLEEP(0.05)")
 
-        with pytest.raises(DatabaseBusyError, match=r"not done within 0\.3 s"):
+        with pytest.raises(DatabaseBusyError, match="not done within 3 s"):
             await ask_on_and_on()
         assert (reasons, pool.idle) == ([], 1)
 
@@ -251,7 +251,7 @@ async def test_what_is_not_mysql_is_the_database_being_away() -> None:
         writer.close()
 
     for handler in (http, nothing, garbage):
-        async with listening(handler, timeout=2) as pool:
+        async with listening(handler) as pool:
             with pytest.raises(DatabaseAwayError, match=r"127\.0\.0\.1:\d+: "):
                 await ask(pool)
 
@@ -407,33 +407,38 @@ async def test_an_old_connection_is_replaced(
         assert (pool.opened, pool.idle) == (2, 1)
 
 
-async def test_who_waits_for_a_connection_too_long_is_told_so(database: DatabaseServer) -> None:
-    async with make_pool(database, size=1, timeout=0.2) as pool:
+async def test_who_waits_for_a_connection_too_long_is_told_so(
+    database: DatabaseServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scaleup.app.pool.WAIT_SHARE", 0.01)  # the rest is for a busy machine
+    async with make_pool(database, size=1, timeout=20.0) as pool:
         reasons: list[str] = []
         pool.on_away = reasons.append
-        async with pool.cursor(0.19):
+        async with pool.cursor(19.0):
             begun = time.monotonic()
-            with pytest.raises(DatabaseOverloadedError, match=r"in use for 0\.05 s"):
-                async with pool.cursor(0.1):
+            with pytest.raises(DatabaseOverloadedError, match=r"in use for 0\.1 s"):
+                async with pool.cursor(10.0):
                     pass
-            assert time.monotonic() - begun < 0.15
+            assert 0.09 < time.monotonic() - begun < 9.0
         assert (pool.refused, pool.waiting, reasons) == (1, 0, [])
 
 
 @requires("mariadbd")
-async def test_who_would_wait_too_long_is_not_let_in(mariadb: DatabaseServer) -> None:
-    """Uses of 50 ms, one connection: who would be the tenth has no hope, and is told so at once."""
-    async with make_pool(mariadb, size=1, timeout=1.0) as pool:
+async def test_who_would_wait_too_long_is_not_let_in(
+    mariadb: DatabaseServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Uses of 50 ms, one connection, half a second to wait: who would be the eleventh is told at once."""
+    monkeypatch.setattr("scaleup.app.pool.WAIT_SHARE", 0.05)  # the rest is for a busy machine
+    async with make_pool(mariadb, size=1, timeout=10.0) as pool:
         for _ in range(60):  # until the average is known; it begins at nothing
             pool._mean_use_seconds += (0.05 - pool._mean_use_seconds) / 8
-        begun = time.monotonic()
         results = await asyncio.gather(
             *(ask(pool, "SELECT SLEEP(0.05) + 1") for _ in range(40)), return_exceptions=True
         )
         refused = [result for result in results if isinstance(result, DatabaseOverloadedError)]
-        assert 25 <= len(refused) < 40
+        assert sum("10 wait for one" in str(result) for result in refused) == 29
+        assert len(refused) < 40  # of those that were let in some may have waited in vain
         assert pool.refused == len(refused)
-        assert time.monotonic() - begun < 1.0  # those that were let in were all served
         assert [result for result in results if result not in refused] == [1] * (40 - len(refused))
 
 
@@ -454,8 +459,9 @@ async def test_the_server_itself_ends_what_nobody_waits_for(mariadb: DatabaseSer
 async def test_a_slow_query_is_told(
     mariadb: DatabaseServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("scaleup.app.pool.SLOW_QUERY_SECONDS", 0.02)
     async with make_pool(mariadb) as pool:
+        await pool.warm()  # on a busy machine a login is slow, too
+        monkeypatch.setattr("scaleup.app.pool.SLOW_QUERY_SECONDS", 0.02)
         async with pool.cursor() as cursor:
             await cursor.execute("SELECT\n  SLEEP(%s)", (0.03,))
         (record,) = [record for record in caplog.records if "slow query" in record.message]

@@ -30,7 +30,7 @@ def start(*arguments: str, password: str = PASSWORD) -> subprocess.Popen[str]:
 def fails(*arguments: str, password: str = PASSWORD) -> tuple[int, str]:
     process = start(*arguments, password=password)
     try:
-        _, said = process.communicate(timeout=10)
+        _, said = process.communicate(timeout=30)
     except subprocess.TimeoutExpired:
         process.kill()
         process.communicate()
@@ -49,10 +49,10 @@ def test_it_serves_and_ends(server: DatabaseServer) -> None:
     assert process.stderr is not None
     assert f"listening on 127.0.0.1:{port}" in process.stderr.readline()
     assert "version 1" in process.stderr.readline()
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/whoami", timeout=5) as response:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/whoami", timeout=20) as response:
         assert json.load(response)["application"] == {"name": "app2", "pid": process.pid}
     process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=5)
+    _, said = process.communicate(timeout=20)
     assert process.returncode == 0, said
     assert "Traceback" not in said
 

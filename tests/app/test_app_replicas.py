@@ -29,6 +29,14 @@ USABLE = "scaleup_app_replica_usable"
 URL = "https://example.org/"
 
 
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine a replica that is well is not to be taken for one that is away, or behind."""
+    monkeypatch.setattr("scaleup.app.replicas.ANSWER_SECONDS", 5.0)
+    monkeypatch.setattr("scaleup.app.replicas.WAIT_SECONDS", 1.0)
+    monkeypatch.setattr("scaleup.app.transactions.POSITION_SECONDS", 5.0)
+
+
 @pytest.fixture(scope="module")
 def servers() -> Iterator[DatabaseServer]:
     with database("mariadb", arguments=["--replicas", "2"]) as server:
@@ -167,7 +175,7 @@ async def test_one_that_has_lost_the_primary_is_left_out(primary: DatabaseServer
 
 async def test_one_that_hangs_costs_a_read_a_third_of_its_time(primary: DatabaseServer) -> None:
     one, two = primary.replicas
-    async with reading(primary, one, two, database_timeout=1.5) as app:
+    async with reading(primary, one, two, database_timeout=6.0) as app:
         await app.add(code="here")
         for replica in (one, two):
             await asyncio.to_thread(caught_up, primary, replica)
@@ -175,7 +183,7 @@ async def test_one_that_hangs_costs_a_read_a_third_of_its_time(primary: Database
             begun = time.monotonic()
             statuses = [status for status, _ in await asyncio.gather(*(get(app, "here") for _ in range(20)))]
             assert statuses == [200] * 20
-            assert time.monotonic() - begun < 1.5 + 1.0  # generous: 0.5 s, and then the primary
+            assert time.monotonic() - begun < 6.0  # generous: 2 s, and then the primary
             await until_usable(app, two)
         await until_usable(app, one, two)
 
@@ -193,7 +201,7 @@ async def test_one_that_dies_is_left_and_found_again(primary: DatabaseServer) ->
 
 
 async def test_reads_go_on_while_the_primary_is_away(primary: DatabaseServer) -> None:
-    async with reading(primary, *primary.replicas, database_timeout=0.6) as app:
+    async with reading(primary, *primary.replicas, database_timeout=3.0) as app:
         await app.add(code="here")
         for replica in primary.replicas:
             await asyncio.to_thread(caught_up, primary, replica)
@@ -213,12 +221,12 @@ async def test_who_needs_the_primary_while_it_hangs_waits_for_its_time_and_a_thi
     primary: DatabaseServer,
 ) -> None:
     """Twenty at once, who have seen what no replica may have. First it is asked whether it still is the primary."""
-    async with reading(primary, *primary.replicas, database_timeout=0.6) as app:
+    async with reading(primary, *primary.replicas, database_timeout=3.0) as app:
         await app.add(code="here")
         with primary.paused():
             begun = time.monotonic()
             found = await asyncio.gather(*(get(app, "here", "newest") for _ in range(20)))
-            assert time.monotonic() - begun < 0.8 + 1.0  # generous; each after the other would be 24 s
+            assert time.monotonic() - begun < 4.0 + 4.0  # generous; each after the other would be 80 s
             assert [status for status, _ in found] == [503] * 20
         async with app.client.get("/api/links/here", headers={HEADER: "newest"}) as response:
             assert response.status == 200
@@ -245,9 +253,10 @@ async def test_a_database_without_positions_has_no_replicas(engine: str) -> None
 
 
 async def test_positions_that_clients_make_up(
-    primary: DatabaseServer, caplog: pytest.LogCaptureFixture
+    primary: DatabaseServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What never comes is waited for a tenth of a second, by half of the connections at most; then the primary."""
+    monkeypatch.setattr("scaleup.app.replicas.WAIT_SECONDS", 0.1)
     (replica, _) = primary.replicas
     async with reading(primary, replica, database_connections=4) as app:
         await app.add(code="here")
@@ -260,7 +269,7 @@ async def test_positions_that_clients_make_up(
         begun = time.monotonic()
         found = await asyncio.gather(*(get(app, "here", "7-1-1") for _ in range(100)))
         assert {status for status, _ in found} == {200}
-        assert time.monotonic() - begun < 2.0  # 100 after each other would be 10 s
+        assert time.monotonic() - begun < 6.0  # 100 after each other would be 10 s
     assert "is not read from" not in caplog.text  # nor was it at any time
 
 
@@ -313,7 +322,7 @@ async def test_a_replica_becomes_the_primary() -> None:
             await asyncio.to_thread(primary.as_owner, "SET GLOBAL read_only = 1")
             await asyncio.to_thread(caught_up, primary, one)
             await asyncio.to_thread(one.as_owner, "STOP SLAVE; SET GLOBAL read_only = 0")
-            async with asyncio.timeout(5):  # nobody writes, and the new primary is found all the same
+            async with asyncio.timeout(20):  # nobody writes, and the new primary is found all the same
                 while await primary_of(app) != str(one.endpoint):  # noqa: ASYNC110 - nobody sets an event
                     await asyncio.sleep(0.05)
             await until_usable(app, two)

@@ -13,7 +13,7 @@ import random
 import re
 import signal
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import aiohttp
@@ -23,7 +23,7 @@ from database_servers import Other
 from needs import requires
 from test_app_history import BACK_SECONDS, SOAK_SEED, Cluster, check, long_history
 
-from bench.ports import free_port
+from bench.ports import free_port, free_ports
 
 pytestmark = [pytest.mark.slow, requires("mariadbd", "mariadb")]
 
@@ -37,7 +37,7 @@ class Replicated(Cluster):
 
     def __init__(self, data: Path, chance: random.Random) -> None:
         super().__init__(data)
-        self._port = next(one for one, _, third in _triples() if third == one + 2)
+        self._port, *_ = free_ports(3)
         self._arguments += ["--replicas", "2"]
         self._chance = chance
         self._admin = {port: free_port() for port in self.ports}
@@ -100,11 +100,7 @@ def _until_back(replica: Other, killed: int) -> None:
         time.sleep(0.02)
 
 
-def _triples() -> Iterator[tuple[int, int, int]]:
-    """Ports; mostly neighbours, as scaleup.db wants them."""
-    return ((free_port(), free_port(), free_port()) for _ in range(100))
-
-
+@pytest.mark.timeout(240)
 async def test_a_short_history(data_directory: Path) -> None:
     chance = random.Random(5)
     cluster = Replicated(data_directory, chance)

@@ -34,9 +34,11 @@ class Application:
     def get(self, path: str, port: int | None = None) -> str | None:
         """None when nobody answers, or not with 2xx."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port or self.port}{path}", timeout=5) as response:
+            with urllib.request.urlopen(
+                f"http://127.0.0.1:{port or self.port}{path}", timeout=20
+            ) as response:
                 return str(response.read().decode())
-        except (urllib.error.URLError, ConnectionError):
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
             return None
 
     def pid(self) -> int:
@@ -55,7 +57,7 @@ class Application:
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(10)
+        return self.process.wait(30)
 
 
 @pytest.fixture
@@ -71,7 +73,7 @@ def application(server: DatabaseServer, tmp_path: Path) -> Iterator[Application]
 
 
 def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 40
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -94,7 +96,9 @@ def test_both_serve_and_are_counted_together(application: Application, server: D
     assert application.metric("scaleup_app_responses_total") >= before
     server.execute("INSERT INTO links (code, url, created) VALUES ('a', 'http://x/', '2026-01-01 00:00:00')")
     for _ in range(3):
-        urllib.request.build_opener(_Stay).open(f"http://127.0.0.1:{application.port}/l/a", timeout=5).close()
+        urllib.request.build_opener(_Stay).open(
+            f"http://127.0.0.1:{application.port}/l/a", timeout=20
+        ).close()
     assert application.stop() == 0
     assert server.execute("SELECT clicks FROM links") == ((3,),)
 

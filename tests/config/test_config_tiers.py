@@ -220,7 +220,7 @@ def in_a_terminal(argv: list[str], environment: dict[str, str]) -> str:
         pass  # EIO: all of the other side is closed
     finally:
         os.close(ours)
-        process.wait(10)
+        process.wait(30)
     return printed.decode()
 
 
@@ -235,6 +235,7 @@ def test_help_is_in_colour_on_a_terminal_unless_it_is_not_wanted() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(150)
 def test_every_tier_is_a_program_that_checks_and_says_why_not() -> None:
     """All at once: each takes the time of an interpreter to start."""
     started = [
@@ -246,7 +247,7 @@ def test_every_tier_is_a_program_that_checks_and_says_why_not() -> None:
         )
     ]
     for tier, expected, process in started:
-        out, err = process.communicate(timeout=20)
+        out, err = process.communicate(timeout=100)
         assert process.returncode == expected, (tier, out, err)
         if expected == 0:
             assert (out, err) == (f"{tier.model.tier}: the configuration is valid\n", "")

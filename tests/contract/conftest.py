@@ -30,7 +30,7 @@ def running_database() -> Iterator[DatabaseServer]:
             env={**os.environ, "SCALEUP_APP_DATABASE_PASSWORD": database_servers.PASSWORD},
             capture_output=True,
             check=True,
-            timeout=20,
+            timeout=60,
         )
         yield server
 

@@ -10,6 +10,8 @@ from schemathesis_program import PROGRAM, find_untruths
 
 from scaleup.app import __file__ as scaleup_app
 
+pytestmark = pytest.mark.timeout(240)  # the first one waits for a database, and of npm for what Express needs
+
 
 async def test_it_is_the_same_description(app: Application) -> None:
     async with app.client.get("/api/openapi.json") as response:

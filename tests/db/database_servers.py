@@ -18,6 +18,7 @@ import pymysql
 import pytest
 from needs import requires
 
+from bench.ports import free_ports
 from scaleup.net.addresses import Endpoint
 
 PASSWORD = "pä'ss\\word"  # with what needs quoting in SQL, and what latin1 and UTF-8 write differently
@@ -75,7 +76,7 @@ class Sql:
             ["mariadb", "--no-defaults", f"--socket={sock}", f"--user={owner}", "-e", sql],
             user=owner if os.geteuid() == 0 else None,
             check=True,
-            timeout=10,
+            timeout=30,
         )
 
 
@@ -122,7 +123,7 @@ class DatabaseServer(Sql):
             return self.process.wait()
         self.process.terminate()
         try:
-            code = self.process.wait(10)
+            code = self.process.wait(30)
             said = self.log.read()
         finally:
             self.process.kill()
@@ -133,20 +134,27 @@ class DatabaseServer(Sql):
 
 def wait_until_stopped(pid: int) -> None:
     """A signal stops the threads of a process one after the other, while the rest goes on answering."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 20
     while any(state != "T" for state in thread_states(pid)):
         assert time.monotonic() < deadline, f"process {pid} does not stop"
 
 
 def thread_states(pid: int) -> list[str]:
     """proc(5): R running, S sleeping, T stopped, …"""
-    stats = [(task / "stat").read_text() for task in Path(f"/proc/{pid}/task").iterdir()]
+    stats = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+            stats.append((task / "stat").read_text())
     return [stat.rpartition(")")[2].split()[0] for stat in stats]
 
 
 def start_database(engine: str, *, port: int = 0, arguments: Sequence[str] = ()) -> DatabaseServer:
-    """Start one and wait until it is ready. Raises AssertionError with its log when it is not."""
-    command = ["--engine", engine, "--listen", f"127.0.0.1:{port}", *arguments]
+    """Start one and wait until it is ready. Raises AssertionError with its log when it is not.
+
+    Without a `port` it gets one, with free ones behind it for replicas or nodes. Not any of the kernel's:
+    scaleup.db gives that back before mariadbd takes it, and in between it could be a client's.
+    """
+    command = ["--engine", engine, "--listen", f"127.0.0.1:{port or free_ports(4)[0]}", *arguments]
     process = subprocess.Popen(
         [sys.executable, "-m", "scaleup.db", *command],
         stderr=subprocess.PIPE,

@@ -115,7 +115,7 @@ def test_an_insert_without_an_automatic_id_has_none(client: Client) -> None:
     client("INSERT INTO schema_migrations (version, name, applied) VALUES (%s, %s, UTC_TIMESTAMP(6))", 1, "x")
     assert client.cursor.lastrowid == 0
     ((applied,),) = client("SELECT applied FROM schema_migrations")
-    assert abs((datetime.now(UTC).replace(tzinfo=None) - applied).total_seconds()) < 5
+    assert abs((datetime.now(UTC).replace(tzinfo=None) - applied).total_seconds()) < 60
 
 
 def test_values_come_back_as_they_were(client: Client) -> None:
@@ -315,7 +315,7 @@ def test_who_waits_for_a_lock_gets_it(clients: tuple[Client, Client]) -> None:
     one, two = clients
     one("SELECT GET_LOCK('l', 0)")
     with ThreadPoolExecutor() as threads:
-        waiting = threads.submit(two, "SELECT GET_LOCK('l', 5)")
+        waiting = threads.submit(two, "SELECT GET_LOCK('l', 20)")
         one("SELECT RELEASE_LOCK('l')")
         assert waiting.result() == ((1,),)
 
@@ -323,7 +323,7 @@ def test_who_waits_for_a_lock_gets_it(clients: tuple[Client, Client]) -> None:
 def test_a_lock_goes_with_its_owner(clients: tuple[Client, Client], database: DatabaseServer) -> None:
     with database.connection() as connection:
         Client(connection)("SELECT GET_LOCK('l', 0)")
-    assert clients[0]("SELECT GET_LOCK('l', 5)") == ((1,),)
+    assert clients[0]("SELECT GET_LOCK('l', 20)") == ((1,),)
 
 
 def test_the_wrong_password_and_the_wrong_user(database: DatabaseServer) -> None:

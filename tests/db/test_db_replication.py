@@ -16,7 +16,7 @@ from database_servers import DatabaseServer, Sql, database
 from needs import requires
 from test_db_processes import run
 
-from bench.ports import free_port
+from bench.ports import free_ports
 
 pytestmark = [pytest.mark.slow, requires("mariadbd", "mariadb")]
 
@@ -24,7 +24,7 @@ TABLE = "CREATE TABLE IF NOT EXISTS notes (id INT NOT NULL PRIMARY KEY)"
 
 
 def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 40
     while True:
         try:
             if condition():
@@ -98,7 +98,7 @@ def test_a_replica_that_dies_is_started_again_and_a_primary_is_not() -> None:
             write(server, number)
             until(lambda number=number: ids(replica) == list(range(number + 1)))
         os.kill(server.server_pid(), signal.SIGKILL)
-        assert server.process.wait(20) == 1
+        assert server.process.wait(40) == 1
         assert "mariadbd has ended" in server.log.read()
         server.log.close()
 
@@ -118,12 +118,11 @@ def test_a_copy_that_did_not_start_begins_where_it_was_copied(data: Path) -> Non
     with database("mariadb", arguments=[*kept, "--replicas", "1"]) as server:
         write(server, 1)
         until(lambda: ids(server.replicas[0]) == [1])
-    port = free_port()
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", port + 2))
-        taken.listen()
-        code, said = run("--listen", f"127.0.0.1:{port}", *kept, "--replicas", "2")
+    first, _, third = free_ports(3)
+    with socket.create_server(("127.0.0.1", third)):
+        code, said = run("--listen", f"127.0.0.1:{first}", *kept, "--replicas", "2")
     assert code == 1, said
+    assert f"127.0.0.1:{third}: Address already in use" in said
     with database("mariadb", arguments=[*kept, "--replicas", "2"]) as server:
         write(server, 2)
         for replica in server.replicas:
@@ -137,7 +136,8 @@ def test_other_engines_have_no_replicas(data: Path) -> None:
 
 
 def test_a_port_that_is_taken_is_told(data: Path) -> None:
-    with database("mariadb") as other:
-        code, said = run("--listen", f"127.0.0.1:{other.endpoint.port - 1}", "--replicas", "1")
+    first, second = free_ports(2)
+    with database("mariadb", port=second) as other:
+        code, said = run("--listen", f"127.0.0.1:{first}", "--replicas", "1")
     assert code == 1
     assert f"{other.endpoint}: Address already in use" in said

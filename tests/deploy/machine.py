@@ -30,9 +30,10 @@ from needs import SEARCH_PATH, requires
 from bench.lan import may_make_namespaces
 
 ROOT = Path(__file__).parents[2]
-BOOT_SECONDS = 20.0
+BOOT_SECONDS = 60.0
 COMMAND_SECONDS = 60.0
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 40.0
+END_SECONDS = 30.0
 NODES = {"lb": "lb1", "vrrp": "lb1", "web": "web1", "app": "app1", "db": "db"}
 """By tier, whom of cluster.toml it can be: one of each, on one host."""
 ADDRESSES = [f"10.0.0.{last}" for last in (11, 12, 21, 22, 31, 32, 41)]
@@ -185,14 +186,16 @@ class Machine:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()  # process 1 of the namespace: it ends when the kernel has killed all others
         try:
-            self._process.wait(10)
+            self._process.wait(END_SECONDS)
         finally:
             self._process.kill()
             self._process.wait()
         self._ended.set()
         self._reader.join(10)
         removing = {"PATH": SEARCH_PATH, "GROUP": self._group}
-        subprocess.run(["unshare", "--mount", "sh", "-c", REMOVE], env=removing, timeout=10, check=True)
+        subprocess.run(
+            ["unshare", "--mount", "sh", "-c", REMOVE], env=removing, timeout=END_SECONDS, check=True
+        )
 
     def _boot(self) -> None:
         deadline = time.monotonic() + BOOT_SECONDS
@@ -223,7 +226,7 @@ class Machine:
 BOOTED = [
     requires("systemctl", "unshare", "nsenter", "ip", "curl", "mariadbd", "haproxy", "socat"),
     pytest.mark.skipif(not may_make_namespaces(), reason="booting a machine needs root with CAP_SYS_ADMIN"),
-    pytest.mark.timeout(120),
+    pytest.mark.timeout(240),
 ]
 
 

@@ -28,7 +28,7 @@ VIP = "10.0.0.100"
 pytestmark = [
     requires("ip", "curl", "haproxy", "keepalived", "nginx"),
     pytest.mark.skipif(not may_make_namespaces(), reason="network namespaces need root, with CAP_SYS_ADMIN"),
-    pytest.mark.timeout(180),
+    pytest.mark.timeout(300),
 ]
 
 
@@ -189,7 +189,7 @@ def test_the_same_cluster_serves_and_survives(cluster: Cluster, exchanged: str) 
                 balancers[host.name] = cluster.started[-1]
 
     def settled() -> None:
-        until(lambda: lb1.has(VIP) and not lb2.has(VIP), "the preferred host has the address, alone", 30.0)
+        until(lambda: lb1.has(VIP) and not lb2.has(VIP), "the preferred host has the address, alone", 90.0)
         until(cluster.serves, "the cluster serves")
 
     def taken_over(what: str) -> None:

@@ -186,7 +186,7 @@ def test_a_reload_is_a_reload(machine: Machine, tier: str, break_it: str) -> Non
     try:
         refused = machine.run("systemctl", "reload", unit, check=False)
         assert refused.returncode != 0
-        assert f"{file}:" in machine.log(unit)
+        until(lambda: f"{file}:" in machine.log(unit), "the journal says where", machine)
     finally:
         machine.run("mv", f"{file}.good", file)
     assert machine.show(unit, "ActiveState") == "active"
@@ -210,7 +210,7 @@ def test_what_is_killed_is_started_again(machine: Machine) -> None:
 
     until(is_back, "it is started again", machine)
     assert b"Killing process" not in machine.console, machine.console.decode()
-    assert "active → initialize: stopped" in machine.log()
+    until(lambda: "active → initialize: stopped" in machine.log(), "the address was given up", machine)
     until(lambda: answers(machine, f"{VIRTUAL}/"), "and serves", machine)
     processes = machine.run("systemctl", "status", "--no-pager", unit).stdout
     assert processes.count("-m scaleup") == 4, processes  # a node, two workers, the election: nothing is left
@@ -222,9 +222,12 @@ def test_a_stop_drains_and_hands_over(machine: Machine) -> None:
     before = machine.log()
     machine.run("systemctl", "stop", unit)
     assert machine.show(unit, "Result") == "success"  # not killed by the time-out
-    said = machine.log()[len(before) :]
-    assert "active → initialize: stopped" in said
-    assert "left to the parent" not in said  # as a worker says when it gets the signal, too
+
+    def said() -> str:
+        return machine.log()[len(before) :]
+
+    until(lambda: "active → initialize: stopped" in said(), "it hands over", machine)
+    assert "left to the parent" not in said()  # as a worker says when it gets the signal, too
     assert machine.run("ip", "-o", "address", "show", "to", "10.0.0.100").stdout == ""
 
 

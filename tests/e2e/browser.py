@@ -25,7 +25,7 @@ import aiohttp
 from scaleup.processes.tasks import Tasks
 
 START_SECONDS = 60.0  # from a cold disk
-STEP_SECONDS = 15.0
+STEP_SECONDS = 30.0
 
 _OPTIONS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-dev-shm-usage"),

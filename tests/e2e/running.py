@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -19,7 +20,7 @@ import psutil
 
 from scaleup.stack.control import ask
 
-START_SECONDS = 60.0
+START_SECONDS = 120.0
 
 
 @dataclass
@@ -48,8 +49,9 @@ class RunningStack:
     def child(self, name: str, module: str) -> psutil.Process:
         """The child of the process `name` that runs `module`."""
         for process in psutil.Process(self.row(name)["pid"]).children(recursive=True):
-            if module in process.cmdline():
-                return process
+            with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+                if module in process.cmdline():
+                    return process
         raise LookupError(f"{name} has no child {module}")
 
     def wait(self, condition: Callable[[dict[str, Any]], bool], seconds: float, what: str) -> dict[str, Any]:
@@ -62,7 +64,7 @@ class RunningStack:
             threading.Event().wait(0.01)  # between two looks; nothing is inferred from it
         return status
 
-    def settled(self, seconds: float = 20.0) -> dict[str, Any]:
+    def settled(self, seconds: float = 40.0) -> dict[str, Any]:
         """Wait until every process runs and lb1, whose priority is the highest, owns the address."""
 
         def is_settled(status: dict[str, Any]) -> bool:
@@ -121,6 +123,6 @@ def stop_stack(stack: RunningStack) -> float:
         stack.process.kill()
         assert stack.reader is not None
         assert stack.process.stdout is not None
-        stack.reader.join(5)
+        stack.reader.join(20)
         stack.process.stdout.close()
     return time.monotonic() - began

@@ -6,7 +6,7 @@ import http.client
 import json
 
 TARGET = "http://example.com/swap"
-SECONDS = 5.0
+SECONDS = 20.0
 
 
 def ask(host: str, method: str, path: str, body: object = None) -> tuple[int, http.client.HTTPMessage, bytes]:

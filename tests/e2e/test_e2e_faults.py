@@ -23,6 +23,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(180), req
 
 BEFORE_SECONDS = 1.0
 AFTER_SECONDS = 3.0
+STALL_SECONDS = 0.5
+"""What the machine may add to a bound, by halting all of it."""
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +103,7 @@ async def test_node_killed(stack: RunningStack, load: Load) -> None:
     await asyncio.sleep(AFTER_SECONDS)
     report = Report(f"kill -9 of the active node ({victim})", load, fault)
     await in_thread(stack.command, "start", victim)
-    assert report.gap <= 0.5
+    assert report.gap <= 0.5 + STALL_SECONDS
     assert report.attempts[-1].ok
 
 
@@ -112,7 +114,7 @@ async def test_vrrp_killed(stack: RunningStack, load: Load) -> None:
     process.kill()
     await asyncio.sleep(AFTER_SECONDS)
     report = Report(f"kill -9 of the active node's vrrp process ({victim})", load, fault)
-    assert report.gap <= 0.8
+    assert report.gap <= 0.8 + STALL_SECONDS
     assert report.attempts[-1].ok
 
 
@@ -122,12 +124,12 @@ async def test_worker_hangs(stack: RunningStack, load: Load) -> None:
     worker = await in_thread(stack.child, victim, "scaleup.lb.worker")
     fault = time.monotonic()
     worker.suspend()
-    await in_thread(worker.wait, 10)
+    await in_thread(worker.wait, 20)
     replaced = time.monotonic()
     await asyncio.sleep(AFTER_SECONDS)
     report = Report(f"SIGSTOP of the active node's worker ({victim})", load, fault)
-    late = [attempt for attempt in report.failed if attempt.began > replaced + 2.0]
-    assert replaced - fault <= 6.0
+    late = [attempt for attempt in report.failed if attempt.began > replaced + 2.0 + STALL_SECONDS]
+    assert replaced - fault <= 6.0 + STALL_SECONDS
     assert not late, [describe(attempt) for attempt in late]
 
 
@@ -172,6 +174,6 @@ async def test_database_restarted(stack: RunningStack, load: Load) -> None:
     away = [a for a in report.failed if stopped <= a.began < back]
     assert away, "the database was away, and nobody noticed"
     assert {a.status for a in report.failed} == {503}
-    assert max(a.ended - a.began for a in away) <= 2.0
-    late = [a for a in report.failed if a.began > back + 2.0]
+    assert max(a.ended - a.began for a in away) <= 2.0 + STALL_SECONDS
+    late = [a for a in report.failed if a.began > back + 2.0 + STALL_SECONDS]
     assert not late, f"not recovered {late[-1].began - back:.1f} s after the database was back"

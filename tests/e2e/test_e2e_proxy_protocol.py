@@ -17,7 +17,7 @@ from bench.ports import free_port
 
 STREAM_MODULE = "/usr/lib/nginx/modules/ngx_stream_module.so"
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(60), requires("haproxy", "nginx", "curl", STREAM_MODULE)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120), requires("haproxy", "nginx", "curl", STREAM_MODULE)]
 
 FRONT, OURS, WEB = "127.0.85.10", "127.0.85.11", "127.0.85.21"
 
@@ -74,7 +74,7 @@ def answer(url: str, source: str, *processes: subprocess.Popen[bytes]) -> str:
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
         said = subprocess.run(
-            ["curl", "-s", "-m", "2", "--interface", source, url], capture_output=True, text=True, check=False
+            ["curl", "-s", "-m", "5", "--interface", source, url], capture_output=True, text=True, check=False
         )
         if said.returncode == 0:
             return said.stdout
@@ -117,7 +117,7 @@ def test_the_client_is_known_to_the_last(tmp_path: Path, program: str, send: str
     ):
         said = answer(f"http://{front}/", "127.0.85.77", nginx, lb, proxy)
         assert said == f"127.0.85.77 127.0.85.77 {front.rpartition(':')[2]}"
-        with urllib.request.urlopen(f"http://{admin}/metrics", timeout=5) as response:
+        with urllib.request.urlopen(f"http://{admin}/metrics", timeout=20) as response:
             metrics = response.read().decode()
         assert 'scaleup_lb_server_status{proxy="lb",server="web",state="UP"} 1.0' in metrics
         refused = subprocess.run(

@@ -51,17 +51,18 @@ def running(arguments: list[str], url: str) -> Iterator[None]:
         arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={"PATH": SEARCH_PATH}, cwd=ROOT
     )
     try:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 40
         while True:
-            with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=1):
+            with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5):
                 break
             assert process.poll() is None, process.communicate()[0].decode()
             assert time.monotonic() < deadline
+            time.sleep(0.05)
         yield
     finally:
         process.terminate()
         try:
-            process.communicate(timeout=10)
+            process.communicate(timeout=20)
         finally:
             process.kill()
             process.wait()

@@ -44,7 +44,8 @@ DEADLINE_SECONDS = TRIES * (RESPONSE_SECONDS + CONNECT_SECONDS) + LATE_SECONDS
 NOISE_SECONDS = 0.05
 """A p99 below it says more of the scheduler than of the web tier."""
 
-GAP_SECONDS = SLICE_SECONDS = 0.5
+GAP_SECONDS, SLICE_SECONDS = 1.0, 0.5
+"""Of a gap a stall of the machine may be one half."""
 
 PROGRAM = Path(__file__).parents[1] / "web" / "misbehaving.py"
 
@@ -150,7 +151,7 @@ class Stand:
         return [f"{one.laddr} → {one.raddr} {one.status}" for one in found]
 
     def _metric(self, name: str) -> float:
-        with urllib.request.urlopen(f"http://{self._admin}/metrics", timeout=5) as response:
+        with urllib.request.urlopen(f"http://{self._admin}/metrics", timeout=20) as response:
             text = response.read().decode()
         families = text_string_to_metric_families(text)
         samples = [one for family in families for one in family.samples if one.name == f"scaleup_web_{name}"]

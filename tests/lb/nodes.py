@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -10,7 +11,8 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 import psutil
 from lb.servers import Client
@@ -18,7 +20,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from bench.ports import free_port
 
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 60.0
+ANSWER_SECONDS = 20.0
 LOOK_SECONDS = 0.005  # between two looks; nothing is inferred from it
 
 VRRP, WORKER = "scaleup.vrrp.attached", "scaleup.lb.worker"
@@ -45,11 +48,36 @@ def runs(process: psutil.Process, module: str) -> bool:
         return False
 
 
+class Gate:
+    """While it is closed, what a node starts comes no further than its interpreter, as if that took long."""
+
+    def __init__(self, folder: Path) -> None:
+        self._closed = folder / "closed"
+        (folder / "sitecustomize.py").write_text(
+            f"import os, time\nwhile os.path.exists({str(self._closed)!r}):\n    time.sleep(0.01)\n"
+        )
+        path = filter(None, [str(folder), os.environ.get("PYTHONPATH")])
+        self.environment = {"PYTHONPATH": os.pathsep.join(path)}
+
+    @contextlib.contextmanager
+    def closed(self) -> Iterator[None]:
+        self._closed.touch()
+        try:
+            yield
+        finally:
+            self._closed.unlink()
+
+
 class Node:
     """One node, of one worker unless more are said; `log` grows as it speaks. `python`: what runs it."""
 
     def __init__(
-        self, name: str, host: str, *arguments: str, python: Sequence[str] = (sys.executable,)
+        self,
+        name: str,
+        host: str,
+        *arguments: str,
+        python: Sequence[str] = (sys.executable,),
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.name = name
         self.admin = f"{host}:{free_port(host)}"
@@ -58,8 +86,10 @@ class Node:
         self.process = subprocess.Popen(
             [
                 *(*python, "-m", "scaleup.lb", "--node", name),
-                *("--admin", self.admin, "--source", host, "--inter", "0.1", *workers, *arguments),
+                *("--admin", self.admin, "--source", host, "--inter", "0.1"),
+                *("--check-timeout", "20", *workers, *arguments),  # to stall is not to fail
             ],
+            env={**os.environ, **(environment or {})},
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -75,7 +105,7 @@ class Node:
 
     def get(self, path: str) -> tuple[int, str]:
         try:
-            with urllib.request.urlopen(f"http://{self.admin}{path}", timeout=5) as response:
+            with urllib.request.urlopen(f"http://{self.admin}{path}", timeout=ANSWER_SECONDS) as response:
                 return response.status, response.read().decode()
         except urllib.error.HTTPError as error:
             with error:

@@ -6,7 +6,7 @@ import contextlib
 import socket
 import threading
 
-PATIENCE_SECONDS = 10.0
+PATIENCE_SECONDS = 30.0
 
 
 class Backend:
@@ -81,10 +81,11 @@ class EchoServer:
 
     def close(self) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
+        self._threads[0].join()  # whom it has just accepted is among the live ones then
         for sock in list(self.live):
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
-        for thread in self._threads:
+        for thread in self._threads[1:]:
             thread.join()
         self._listener.close()
 
@@ -123,6 +124,10 @@ class Client:
 
     def echo(self, data: bytes = b"hello") -> None:
         self.socket.sendall(data)
+        self.expect(data)
+
+    def expect(self, data: bytes) -> None:
+        """Exactly these bytes come next."""
         got = b""
         while len(got) < len(data):
             piece = self.socket.recv(len(data) - len(got))

@@ -5,8 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import fcntl
 import os
+import select
 import socket
+import struct
+import termios
+import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 
@@ -17,6 +22,19 @@ from scaleup.lb.carrier import FAST_BYTES, FAST_READS, SLOW_READS, Carrier, Targ
 from scaleup.lb.engine import BUFFER_BYTES, Engine
 from scaleup.lb.pipes import AGAIN_SECONDS, PIPE_BYTES, Pipe, Pipes
 from scaleup.net.sockets import close_with_reset
+
+PATIENCE_SECONDS = 20.0
+
+
+def unread_bytes(sock: socket.socket) -> int:
+    """What has come and was not received (SIOCINQ)."""
+    (size,) = struct.unpack("i", fcntl.ioctl(sock, termios.FIONREAD, bytes(4)))
+    return int(size)
+
+
+def heard(sock: socket.socket) -> None:
+    """Wait until an end, or a reset, has come to it."""
+    assert select.select([sock], [], [], PATIENCE_SECONDS)[0]
 
 
 @dataclass
@@ -33,9 +51,17 @@ class Street:
     def carry(self) -> int:
         return self.carrier.carry(self.source, self.target)
 
+    def send(self, data: bytes) -> None:
+        """And wait until the kernel has brought all of it to the source, which it may do later."""
+        wanted = unread_bytes(self.source) + len(data)
+        self.sender.sendall(data)
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while unread_bytes(self.source) < wanted:
+            assert time.monotonic() < deadline
+
     def pass_on(self, data: bytes) -> None:
         """In one read."""
-        self.sender.sendall(data)
+        self.send(data)
         assert self.carry() == len(data)
         assert self.received(len(data)) == data
 
@@ -119,7 +145,7 @@ def test_one_large_message_is_no_fast_stream(street: Street, monkeypatch: pytest
 
 def test_a_full_buffer_may_have_left_something(street: Street) -> None:
     data = os.urandom(BUFFER_BYTES + 5)
-    street.sender.sendall(data)
+    street.send(data)
     assert street.carry() == BUFFER_BYTES
     assert street.carrier.more
     assert street.carry() == 5
@@ -134,6 +160,7 @@ def test_the_end_and_emptiness(street: Street, fast: bool) -> None:
     with pytest.raises(BlockingIOError):
         street.carry()
     street.sender.shutdown(socket.SHUT_WR)
+    heard(street.source)
     assert street.carry() == 0
     assert street.carrier.held == 0
     street.engine.pipes.give_back(borrowed(street.engine.pipes))
@@ -197,12 +224,14 @@ def test_a_target_that_was_reset_is_told_from_a_source_that_was(street: Street, 
     if fast:
         make_fast(street)
     close_with_reset(street.receiver)
-    street.sender.sendall(b"for nobody")
+    heard(street.target)
+    street.send(b"for nobody")
     with pytest.raises(TargetLost) as lost:
         street.carry()
     assert lost.value.errno in (errno.ECONNRESET, errno.EPIPE)
     street.carrier.drop()
     close_with_reset(street.sender)
+    heard(street.source)
     with pytest.raises(ConnectionResetError):
         street.carry()
     street.engine.pipes.give_back(borrowed(street.engine.pipes))
@@ -228,7 +257,7 @@ def test_no_more_than_the_limit_are_lent(pipes: Pipes) -> None:
 
 
 def test_a_pipe_with_bytes_in_it_is_never_lent_again(pipes: Pipes, street: Street) -> None:
-    street.sender.sendall(b"left over")
+    street.send(b"left over")
     one = borrowed(pipes)
     assert one.take(street.source.fileno()) == 9
     pipes.give_back(one)

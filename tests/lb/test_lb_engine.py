@@ -13,7 +13,7 @@ from plays import connected
 from scaleup.lb.engine import ERROR, LAST, READABLE, WRITABLE, Engine
 from scaleup.net.sockets import close_with_reset
 
-PATIENCE_SECONDS = 5.0
+PATIENCE_SECONDS = 20.0
 
 
 @pytest.fixture

@@ -30,6 +30,7 @@ from scaleup.net.addresses import Endpoint
 from scaleup.net.sockets import stop_listening
 from scaleup.upstream.checks import Checker
 from scaleup.upstream.pool import Server
+from scaleup.upstream.probe import Result
 from scaleup.upstream.settings import UpstreamSettings
 
 __all__ = ["backend", "shop"]  # fixtures
@@ -143,7 +144,7 @@ async def test_a_reset_after_a_fin_is_seen(shop: Open, backend: Backend, who: in
     both[who].rst()
     async with asyncio.timeout(PATIENCE_SECONDS):
         await one.empty()
-    assert both[1 - who].was_reset()
+        await both[1 - who].expect_rst_after_fin()
 
 
 @pytest.mark.parametrize("who", [0, 1], ids=["client", "server"])
@@ -181,7 +182,7 @@ async def test_a_fin_is_not_turned_into_a_reset(shop: Open, backend: Backend, wh
 async def test_idle_connections_do_not_leak(shop: Open, backend: Backend) -> None:
     one = shop(backend, timeout_client=0.05)
     before = len(os.listdir("/proc/self/fd"))
-    pairs = [await one.session(backend) for _ in range(10)]
+    pairs = [(await one.client(), await one.served(backend)) for _ in range(10)]
     for pair in pairs:
         for actor in pair:
             assert await actor.receive_all() == (b"", FIN)
@@ -219,7 +220,7 @@ async def test_memory_does_not_grow_behind_a_slow_reader(
     client.rst()
     await server.receive_all()
     await one.empty()
-    assert one.count(FrontendColumn.PAUSES) == 1
+    assert one.count(FrontendColumn.PAUSES) >= 1  # the kernel may find more room once or twice
 
 
 @pytest.mark.parametrize("how", ["it leaves", "the kernel alone knows", "it never came"])
@@ -260,7 +261,7 @@ async def test_an_end_does_not_wait_for_connections_that_stay(shop: Open, backen
 async def test_a_cancellation_is_not_swallowed(backend: Backend) -> None:
     """By wait_for(), on 3.11, when it comes together with what was waited for (cpython #107547)."""
     backend.listen(1000)
-    settings = UpstreamSettings(inter=0.01, check_timeout=5.0)
+    settings = UpstreamSettings(inter=0.01, check_timeout=PATIENCE_SECONDS)
     for rounds in range(40):  # of the loop: a whole check, and more
         server = Server("s", Endpoint(backend.host, backend.port))
         async with asyncio.timeout(PATIENCE_SECONDS), asyncio.TaskGroup() as group:
@@ -274,31 +275,31 @@ async def test_a_cancellation_is_not_swallowed(backend: Backend) -> None:
 
 
 async def test_checks_do_not_come_in_herds() -> None:
-    """Each begins at a time of its own, and none keeps step with another (Envoy #4132, haproxy #2145)."""
+    """Each begins at a time of its own, and none keeps step with another (Envoy #4132, haproxy #2145).
+
+    What counts is when each of them was due: a machine that stalls makes several at once.
+    """
     interval, many = 0.3, 20
-    settings = UpstreamSettings(inter=interval, fastinter=interval, check_timeout=5.0)
-    came: list[list[float]] = [[] for _ in range(many)]
-    loop = asyncio.get_running_loop()
+    settings = UpstreamSettings(inter=interval, fastinter=interval, check_timeout=PATIENCE_SECONDS)
+    due: dict[Server, list[float]] = {}
+
+    def checked(server: Server, result: Result) -> None:
+        assert result.passed
+        due[server].append(checker._watches[server].health.deadline)
+
     with contextlib.ExitStack() as stack:
-        servers = []
         for number in range(many):
             one = stack.enter_context(contextlib.closing(Backend("127.0.66.26"))).listen()
-            servers.append(Server(f"s{number}", Endpoint(one.host, one.port)))
-
-            def arrived(one: Backend = one, times: list[float] = came[number]) -> None:
-                one.accept()[0].close()
-                times.append(loop.time())
-
-            loop.add_reader(one.fileno(), arrived)
-            stack.callback(loop.remove_reader, one.fileno())
+            due[Server(f"s{number}", Endpoint(one.host, one.port))] = []
+        checker = Checker(list(due), settings, random=random.Random(2).random, on_result=checked)
         async with asyncio.TaskGroup() as group:
-            checking = group.create_task(Checker(servers, settings, random=random.Random(2).random).run())
-            await eventually(lambda: all(len(times) >= 3 for times in came))
+            checking = group.create_task(checker.run())
+            await eventually(lambda: all(len(times) >= 3 for times in due.values()))
             checking.cancel()
-    first, later = ([times[turn] for times in came] for turn in (0, 2))
+    first, later = ([times[turn] for times in due.values()] for turn in (0, 2))
     assert max(first) - min(first) > interval / 4
     overtaken = sum(
         (first[one] < first[other]) != (later[one] < later[other])
         for one, other in itertools.combinations(range(many), 2)
     )
-    assert overtaken >= many / 4  # a machine that stalls keeps their order
+    assert overtaken >= many / 4  # a machine that stalls for longer than an interval keeps their order

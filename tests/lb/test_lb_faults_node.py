@@ -19,7 +19,7 @@ from test_lb_node import Start, listen, plain, servers, start, web1, web2
 from scaleup.net.addresses import Endpoint
 from scaleup.net.sockets import bound, endpoint_of
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]  # each starts several interpreters
 
 __all__ = ["plain", "start", "web1", "web2"]  # fixtures
 
@@ -80,7 +80,7 @@ def test_a_reload_drops_no_connection(
             configure(web2 if turn % 2 == 0 else web1, workers)
             reload(node)
             wanted = "web2" if turn % 2 == 0 else "web1"
-            eventually(lambda: clients[0].names[-1] == wanted and len(clients[0].names) > seen)  # noqa: B023
+            eventually(lambda: len(clients[0].names) > seen and clients[0].names[-1] == wanted)  # noqa: B023
             eventually(lambda: node.metric("lb_server_status", server="web", state="UP") == 1)
         before.echo(b"those of before go on")
     node.says("the workers under the old settings have ended")
@@ -114,7 +114,7 @@ def test_after_a_reload_what_was_known_of_servers_is_known(
 def test_after_a_reload_the_old_workers_end_by_hard_stop_after(
     start: Start, plain: tuple[str, int], web1: EchoServer
 ) -> None:
-    node = start(*listen(plain), *servers(web1), "--hard-stop-after", "0.5").ready()
+    node = start(*listen(plain), *servers(web1), "--hard-stop-after", "3").ready()
     old = node.child(WORKER)
     with Client(plain) as stays:
         stays.greeting()
@@ -142,7 +142,8 @@ def test_fewer_workers_after_a_reload_lose_nobody_who_is_queued(
         for client in queued:
             assert client.greeting() == "web1"
     for worker in old:
-        worker.resume()
+        with contextlib.suppress(psutil.NoSuchProcess):  # taken for one that hangs, where a reload takes long
+            worker.resume()
 
 
 # ----- sockets ----------------------------------------------------------------------------------------
@@ -196,5 +197,5 @@ def test_accepting_without_descriptors_does_not_spin(
         began = time.monotonic()
         for client in clients:
             client.greeting()
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 10
     assert sum("cannot accept" in line for line in node.log) == 1

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,19 +15,28 @@ from typing import Any
 
 import psutil
 import pytest
-from nodes import VRRP, WORKER, Node, eventually, first_answer, is_gone
+from nodes import PATIENCE_SECONDS, VRRP, WORKER, Gate, Node, eventually, first_answer, is_gone
 from servers import Client, EchoServer, is_refused
 
 from bench.ports import free_port
 from scaleup.net.addresses import Endpoint
 from scaleup.net.sockets import bound, endpoint_of, listening
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]  # each starts several interpreters
 
 HOST, OTHER, VIP = "127.0.67.11", "127.0.67.12", "127.0.67.100"
 INTERVAL = 0.1
-TAKE_OVER_SECONDS = 0.5
-"""What the design promises at this interval."""
+TAKE_OVER_SECONDS = 1.0
+"""Twice what the design promises at this interval: a machine may stall meanwhile."""
+
+ASKS_PATIENTLY = """
+import runpy, sys
+from scaleup.lb import generation
+generation.ASK_SECONDS = 60.0
+del sys.argv[1]
+runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
+"""
+"""A node that waits for its workers' answers as long as a test may take."""
 
 Start = Callable[..., Node]
 
@@ -65,6 +76,13 @@ def start() -> Iterator[Start]:
 
 
 @pytest.fixture
+def gate(tmp_path: Path) -> Gate:
+    folder = tmp_path / "gate"
+    folder.mkdir()
+    return Gate(folder)
+
+
+@pytest.fixture
 def key(tmp_path: Path) -> str:
     (tmp_path / "key").write_bytes(b"k" * 32)
     return f"hmac:{tmp_path / 'key'}"
@@ -81,8 +99,8 @@ def listen(*addresses: tuple[str, int]) -> list[str]:
 class Cluster:
     """Two nodes that elect who owns `virtual`; lb1 has the higher priority."""
 
-    def __init__(self, start: Start, virtual: tuple[str, int], key: str, *arguments: str) -> None:
-        self._start, self._virtual, self._arguments = start, virtual, arguments
+    def __init__(self, start: Start, virtual: tuple[str, int], key: str, gate: Gate, *arguments: str) -> None:
+        self._start, self._virtual, self._arguments, self.gate = start, virtual, arguments, gate
         self._election = [
             "--vip",
             VIP,
@@ -108,12 +126,13 @@ class Cluster:
             *more,
             name=name,
             host=host,
+            environment=self.gate.environment,
         )
 
 
 @pytest.fixture
-def cluster(start: Start, virtual: tuple[str, int], key: str, web1: EchoServer) -> Cluster:
-    return Cluster(start, virtual, key, *servers(web1))
+def cluster(start: Start, virtual: tuple[str, int], key: str, gate: Gate, web1: EchoServer) -> Cluster:
+    return Cluster(start, virtual, key, gate, *servers(web1))
 
 
 # ----- a node without an election -----------------------------------------------------------------
@@ -123,7 +142,8 @@ def test_a_change_is_answered_when_the_workers_have_heard_of_it(
     start: Start, plain: tuple[str, int], web1: EchoServer, tmp_path: Path
 ) -> None:
     where = tmp_path / "runtime"
-    node = start(*listen(plain), *servers(web1), "--workers", "1", "--runtime-socket", str(where)).ready()
+    arguments = (*listen(plain), *servers(web1), "--workers", "1", "--runtime-socket", str(where))
+    node = start(*arguments, python=[sys.executable, "-c", ASKS_PATIENTLY]).ready()
     worker = node.child(WORKER)
     with socket.socket(socket.AF_UNIX) as one, socket.socket(socket.AF_UNIX) as other:
         commands = {one: b"set server lb/web1 state drain\n", other: b"shutdown sessions server lb/web1\n"}
@@ -133,14 +153,11 @@ def test_a_change_is_answered_when_the_workers_have_heard_of_it(
         try:
             for operator, command in commands.items():
                 operator.sendall(command)
-            for operator in commands:
-                operator.settimeout(0.2)
-                with pytest.raises(TimeoutError):
-                    operator.recv(1)
+            assert select.select(list(commands), [], [], 0.4)[0] == []
         finally:
             worker.resume()
         for operator in commands:
-            operator.settimeout(5)
+            operator.settimeout(PATIENCE_SECONDS)
             assert operator.recv(1) == b"\n"
     with (
         contextlib.suppress(ConnectionResetError),
@@ -153,7 +170,8 @@ def test_a_worker_that_dies_keeps_no_command_waiting(
     start: Start, plain: tuple[str, int], web1: EchoServer, tmp_path: Path
 ) -> None:
     where = tmp_path / "runtime"
-    node = start(*listen(plain), *servers(web1), "--workers", "2", "--runtime-socket", str(where)).ready()
+    arguments = (*listen(plain), *servers(web1), "--workers", "2", "--runtime-socket", str(where))
+    node = start(*arguments, python=[sys.executable, "-c", ASKS_PATIENTLY]).ready()
     worker, _ = node.children(WORKER)
     with socket.socket(socket.AF_UNIX) as operator:
         operator.connect(str(where))
@@ -163,7 +181,7 @@ def test_a_worker_that_dies_keeps_no_command_waiting(
         with pytest.raises(TimeoutError):
             operator.recv(1)
         worker.kill()
-        operator.settimeout(5)
+        operator.settimeout(PATIENCE_SECONDS)
         with operator.makefile() as answer:
             assert answer.read() == "\n\n7 (initial 1)\n\n"
     assert not any("not all workers have answered" in line for line in node.log)
@@ -368,19 +386,19 @@ def test_connections_queued_while_a_worker_hangs_are_served_by_its_successor(
         worker.kill()
         for client in clients:
             assert client.greeting() == "web1"
-            assert client.socket.recv(5) == b"early"
+            client.expect(b"early")
 
 
 def test_a_worker_is_told_what_happened_while_it_was_being_replaced(
-    start: Start, plain: tuple[str, int], web1: EchoServer
+    start: Start, plain: tuple[str, int], web1: EchoServer, gate: Gate
 ) -> None:
-    with contextlib.closing(EchoServer("web2", "127.0.67.22")) as web2:
-        node = start(*listen(plain), *servers(web1, web2)).ready()
-        node.child(WORKER).kill()
-        successor = node.replacement(WORKER)
-        successor.suspend()  # it is far from ready: an interpreter takes longer to start
-    node.says("server web2 (", after=len(node.log))
-    successor.resume()
+    with contextlib.ExitStack() as held:
+        with contextlib.closing(EchoServer("web2", "127.0.67.22")) as web2:
+            node = start(*listen(plain), *servers(web1, web2), environment=gate.environment).ready()
+            held.enter_context(gate.closed())
+            node.child(WORKER).kill()
+            node.replacement(WORKER)
+        node.says(f"server web2 ({web2.address}) is DOWN")
     for _ in range(4):
         with Client(plain) as client:
             assert client.greeting() == "web1"
@@ -406,7 +424,7 @@ def test_a_worker_that_is_told_to_stop_by_others_than_its_node_goes_on(
 def test_a_stop_lets_sessions_finish_and_resets_what_is_left(
     start: Start, plain: tuple[str, int], web1: EchoServer
 ) -> None:
-    node = start(*listen(plain), *servers(web1), "--drain", "1").ready()
+    node = start(*listen(plain), *servers(web1), "--drain", "3").ready()
     with Client(plain) as first, Client(plain) as second:
         first.greeting()
         second.greeting()
@@ -418,9 +436,9 @@ def test_a_stop_lets_sessions_finish_and_resets_what_is_left(
         first.socket.shutdown(socket.SHUT_WR)
         assert not first.is_reset(), "it finished in order"
         assert second.is_reset()
-    assert node.process.wait(10) == 0
-    assert 1 <= time.monotonic() - began < 6
-    assert any("resetting 1 connections: their time is over" in line for line in node.log)
+    assert node.process.wait(PATIENCE_SECONDS) == 0
+    assert 3 <= time.monotonic() - began < 13
+    node.says("resetting 1 connections: their time is over")
 
 
 def test_a_soft_stop_waits_for_sessions_and_a_stop_after_it_does_not(
@@ -467,14 +485,14 @@ def test_a_second_signal_stops_at_once(start: Start, plain: tuple[str, int], web
         node.process.send_signal(signal.SIGTERM)
         eventually(lambda: is_refused(plain))
         node.process.send_signal(signal.SIGTERM)
-        assert node.process.wait(5) == 1
+        assert node.process.wait(PATIENCE_SECONDS) == 1
         client.is_reset()
 
 
 def test_when_the_node_is_killed_its_workers_refuse_finish_and_end(
     start: Start, plain: tuple[str, int], web1: EchoServer
 ) -> None:
-    node = start(*listen(plain), *servers(web1), "--drain", "1", "--workers", "2").ready()
+    node = start(*listen(plain), *servers(web1), "--drain", "3", "--workers", "2").ready()
     workers = node.children(WORKER)
     with Client(plain) as client:
         client.greeting()
@@ -519,10 +537,11 @@ def test_when_its_vrrp_process_is_killed_the_address_is_given_up_and_comes_back(
     node = cluster.lb1().ready().becomes("active")
     with Client(virtual) as client:
         client.greeting()
-        node.child(VRRP).kill()
-        assert client.is_reset()
-    assert is_refused(virtual)
-    assert node.role == "fault"
+        with cluster.gate.closed():
+            node.child(VRRP).kill()
+            assert client.is_reset()
+            assert is_refused(virtual)
+            assert node.role == "fault"
     node.becomes("active")
     first_answer(virtual)
     assert node.metric("lb_frontend_killed_sessions_total") == 1
@@ -532,10 +551,11 @@ def test_when_no_worker_accepts_the_node_leaves_the_election_until_one_does(
     cluster: Cluster, virtual: tuple[str, int]
 ) -> None:
     node = cluster.lb1().ready().becomes("active")
-    node.child(WORKER).kill()
-    eventually(lambda: node.get("/readyz") == (503, "no worker accepts\n"))
-    node.says("fault: no worker accepts")
-    eventually(lambda: is_refused(virtual))
+    with cluster.gate.closed():
+        node.child(WORKER).kill()
+        eventually(lambda: node.get("/readyz") == (503, "no worker accepts\n"))
+        node.says("fault: no worker accepts")
+        eventually(lambda: is_refused(virtual))
     node.becomes("active")
     first_answer(virtual)
 
@@ -544,9 +564,10 @@ def test_a_vrrp_process_that_starts_while_no_worker_accepts_is_told_so(
     cluster: Cluster, virtual: tuple[str, int]
 ) -> None:
     node = cluster.lb1().ready().becomes("active")
-    node.child(WORKER).kill()
-    successor = node.replacement(WORKER)
-    successor.suspend()
+    with cluster.gate.closed():
+        node.child(WORKER).kill()
+        successor = node.replacement(WORKER)
+        successor.suspend()
     node.says("fault: no worker accepts")
     seen = len(node.log)
     node.child(VRRP).kill()
@@ -600,6 +621,7 @@ class Visitor:
         self._thread.join()
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("victim", ["node", "vrrp", "everything"])
 def test_when_the_active_node_dies_the_other_answers(
     cluster: Cluster, virtual: tuple[str, int], victim: str
@@ -653,6 +675,7 @@ def test_an_active_node_that_was_paused_does_not_stay_active_beside_the_other(
     first_answer(virtual)
 
 
+@pytest.mark.alone
 def test_a_stop_hands_over(cluster: Cluster, virtual: tuple[str, int]) -> None:
     lb1, lb2 = cluster.lb1("--drain", "1"), cluster.lb2()
     lb1.ready().becomes("active")
@@ -678,18 +701,19 @@ def test_a_backup_that_stops_does_not_take_the_address_meanwhile(
 ) -> None:
     """It drains its plain address; if the active node dies now, nobody would serve what it took."""
     lb1 = cluster.lb1().ready().becomes("active")
-    lb2 = cluster.lb2("--listen", f"{plain[0]}:{plain[1]}", "--drain", "2").ready().becomes("backup")
+    lb2 = cluster.lb2("--listen", f"{plain[0]}:{plain[1]}", "--drain", "5").ready().becomes("backup")
     with Client(plain) as client:
         client.greeting()
         lb2.children()
         lb2.process.send_signal(signal.SIGTERM)
         lb2.says("backup → initialize: draining")
+        drains = len(lb2.log)
         lb1.kill()
         eventually(lambda: is_refused(virtual))
         client.echo()
         assert client.is_reset()
-    assert lb2.process.wait(10) == 0
-    assert not any("→ active" in line for line in lb2.log)
+    assert lb2.process.wait(PATIENCE_SECONDS) == 0
+    assert not any("→ active" in line for line in lb2.log[drains:])
 
 
 def test_an_active_node_that_is_preempted_while_it_drains_does_not_take_the_address_back(
@@ -704,8 +728,9 @@ def test_an_active_node_that_is_preempted_while_it_drains_does_not_take_the_addr
         lb1 = cluster.lb1().ready().becomes("active")
         first_answer(virtual)
         lb2.says("backup → initialize: draining")
+        drains = len(lb2.log)
         lb1.kill()
         eventually(lambda: is_refused(virtual))
         client.echo()
-    assert lb2.process.wait(10) == 0
-    assert sum("→ active" in line for line in lb2.log) == 1
+    assert lb2.process.wait(PATIENCE_SECONDS) == 0
+    assert not any("→ active" in line for line in lb2.log[drains:])

@@ -68,10 +68,8 @@ async def test_it_changes_as_the_node_does(node: Node, path: Path, listen: tuple
             said = "document.querySelector('#row-www-FRONTEND [data-label=\"Sessions Cur\"]').textContent"
             await page.until(f"{said} === '1'")
         await asyncio.to_thread(say, path, "set server web/web1 state drain")
-        await page.until(f"{STATE} === 'DRAIN'")
-        assert (
-            await page.evaluate("document.querySelector('#row-web-web1').className") == "SERVER drain changed"
-        )
+        await page.until("document.querySelector('#row-web-web1').className === 'SERVER drain changed'")
+        assert await page.evaluate(STATE) == "DRAIN"
         await page.until("document.querySelector('#row-web-web2 .state').textContent === 'DOWN'")
         assert await page.evaluate("window.stayed"), "nothing was loaded anew"
         assert page.errors == [], "nor does the policy forbid anything that it does"
@@ -95,7 +93,7 @@ async def test_without_a_script_it_is_a_table(node: Node) -> None:
     async with open_browser() as browser, open_page(browser, "about:blank") as page:
         await page.call("Emulation.setScriptExecutionDisabled", value=True)
         await page.call("Page.navigate", url=f"http://{node.admin}/stats")
-        async with asyncio.timeout(10):  # `until` would be a script
+        async with asyncio.timeout(20):  # `until` would be a script
             while await page.evaluate("document.querySelectorAll('tbody tr').length") != 5:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         assert await page.text("#live") == "loaded anew every 5 s"

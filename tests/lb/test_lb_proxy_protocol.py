@@ -7,7 +7,7 @@ import contextlib
 
 import pytest
 from servers import Backend
-from test_lb_worker import Open, backend, other, shop
+from test_lb_worker import PATIENCE_SECONDS, Open, backend, other, shop
 
 from scaleup.lb import greeting
 from scaleup.lb.counters import FrontendColumn, ServerColumn
@@ -106,7 +106,7 @@ async def test_half_a_header_is_refused(
         client.rst()
     if end != "rst":
         await client.expect_rst()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while not one.count(FrontendColumn.UNGREETED):  # noqa: ASYNC110
             await asyncio.sleep(0.001)
     await one.empty()
@@ -124,7 +124,7 @@ async def test_whoever_is_not_on_the_list_is_refused(shop: Open, backend: Backen
 async def test_a_drain_does_not_wait_for_headers(shop: Open, backend: Backend) -> None:
     one = shop(backend, **FROM_HERE)
     client = await one.client()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while not one.count(FrontendColumn.CURRENT):  # noqa: ASYNC110
             await asyncio.sleep(0.001)
     await one.drain(0)
@@ -146,7 +146,7 @@ async def test_the_same_client_gets_the_same_server_whichever_proxy_it_came_thro
 
 
 async def who_is_dialled(*backends: Backend) -> str:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while True:
             for candidate in backends:
                 with contextlib.suppress(BlockingIOError):

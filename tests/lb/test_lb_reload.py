@@ -155,7 +155,7 @@ def test_a_rolling_restart_by_drain_loses_no_request(tmp_path: Path) -> None:
 def command(where: Path, line: str) -> str:
     """What the runtime socket answers."""
     with socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(10)
+        sock.settimeout(20)
         sock.connect(str(where))
         sock.sendall(f"{line}\n".encode())
         return b"".join(iter(lambda: sock.recv(65536), b"")).decode()

@@ -20,7 +20,7 @@ from scaleup.lb.control import SessionFacts
 from scaleup.lb.operations import Operations
 from scaleup.lb.runtime import MAX_CLIENTS, MAX_LINE_BYTES, RuntimeSocket
 
-PATIENCE_SECONDS = 10.0
+PATIENCE_SECONDS = 20.0
 HELP_BYTES = 2000
 """Of an answer to `help`, about."""
 
@@ -205,6 +205,7 @@ async def test_whoever_says_nothing_is_disconnected(
     monkeypatch.setattr(runtime, "IDLE_SECONDS", 0.05)
     async with client(path) as it:
         assert await it.rest() == ""
+    monkeypatch.setattr(runtime, "IDLE_SECONDS", 1.0)  # what is said must come within it
     async with client(path) as it:
         await it.says("prompt\n")
         assert await it.rest() == "\n> "

@@ -76,7 +76,8 @@ async def test_a_reset_while_data_pass(shop: Open, backend: Backend, who: str, s
 async def test_a_time_out_while_data_pass(shop: Open, backend: Backend, side: str, state: str) -> None:
     one = shop(backend, **{f"timeout_{side}": 0.05})
     lines = Lines(one)
-    await one.session(backend)
+    await one.client()
+    await one.served(backend)  # who say nothing: that might take them longer
     assert (await lines.one()).state == state
 
 

@@ -8,6 +8,7 @@ import os
 import pty
 import select
 import shutil
+import socket
 import struct
 import subprocess
 import termios
@@ -24,7 +25,7 @@ from servers import Client, EchoServer
 
 from bench.ports import free_port
 
-pytestmark = [pytest.mark.slow, requires("haproxy", "hatop")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120), requires("haproxy", "hatop")]
 
 HOST = "127.0.69.11"
 DOWN_KEY, F9, F10 = b"\x1bOB", b"\x1b[20~", b"\x1b[21~"
@@ -107,11 +108,17 @@ def theirs(sockets: Path, web: EchoServer) -> Iterator[Path]:
     assert program is not None
     process = subprocess.Popen([program, "-db", "-f", str(config)])
     try:
-        eventually(path.exists)
+        eventually(lambda: answers(path))
         yield path
     finally:
         process.kill()
         process.wait()
+
+
+def answers(path: Path) -> bool:
+    """There may be a socket before somebody listens on it."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        return sock.connect_ex(str(path)) == 0
 
 
 def status(path: Path, server: str) -> str:

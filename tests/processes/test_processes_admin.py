@@ -33,7 +33,7 @@ async def admin() -> AsyncIterator[tuple[Process, Endpoint]]:
 
 async def ask(endpoint: Endpoint, path: str, method: str = "GET") -> tuple[int, dict[str, str], str]:
     """The status, the fields and the body of an answer."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         reader, writer = await asyncio.open_connection(endpoint.host, endpoint.port)
         writer.write(f"{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
         answer = await reader.read()
@@ -130,7 +130,7 @@ async def test_stop_without_start() -> None:
 
 
 async def test_stop_does_not_wait_for_an_asker_who_stays() -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(10):  # less than it keeps a connection
         async with admin() as (_, endpoint):
             reader, writer = await asyncio.open_connection(endpoint.host, endpoint.port)
             writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")

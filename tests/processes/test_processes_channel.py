@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import pytest
-from processes_harness import talking, until
+from processes_harness import DEADLINE_SECONDS, talking, until
 
 from scaleup.processes.channel import (
     MAX_DESCRIPTORS,
@@ -100,7 +100,7 @@ async def test_a_slow_reader_gets_everything_in_the_end() -> None:
             here.channel.send("n", number=number, padding="x" * 1000)  # more than the kernel's buffer takes
         bare.setblocking(False)
         received: list[int] = []
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(DEADLINE_SECONDS):
             while len(received) < MAX_QUEUED_MESSAGES:
                 with contextlib.suppress(BlockingIOError):
                     received.append(json.loads(bare.recv(MAX_BYTES))["number"])
@@ -154,7 +154,7 @@ async def test_a_descriptor_may_be_closed_once_it_was_sent_even_if_it_waits() ->
         os.close(writer)
         bare.setblocking(False)
         received: list[int] = []
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(DEADLINE_SECONDS):
             while not received:
                 try:
                     _, received, _, _ = socket.recv_fds(bare, MAX_BYTES, 1)

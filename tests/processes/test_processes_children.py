@@ -113,7 +113,7 @@ async def test_output_goes_where_it_is_wanted(tmp_path: Path) -> None:
             on_exit=lambda code: ended.set(),
             output=output,
         )
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(DEADLINE_SECONDS):
         await ended.wait()
     assert "No module named no_such_module" in path.read_text()
 

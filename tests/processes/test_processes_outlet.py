@@ -183,7 +183,10 @@ async def test_a_flood_of_gathered_lines_leaves_room_for_the_others(pipe: Pipe) 
         await until(has_all)
 
 
-def test_a_reader_that_comes_back_before_the_end_gets_everything(pipe: Pipe, tmp_path: Path) -> None:
+def test_a_reader_that_comes_back_before_the_end_gets_everything(
+    pipe: Pipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scaleup.processes.outlet.CLOSE_SECONDS", 30.0)  # it may take a while to start
     outlet = Outlet(Descriptor(pipe.writing), notice)
     count = BUFFER_BYTES // 2 // len(LINE)
     for _ in range(count):

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from loops import LOOPS
 from process_programs import tier
-from processes_harness import unlogged
+from processes_harness import DEADLINE_SECONDS, unlogged
 
 from scaleup.errors import ConfigurationError, StartupError
 from scaleup.processes import Message, Process, run, run_child
@@ -141,7 +141,7 @@ def test_a_reload_takes_what_can_be_loaded_and_leaves_the_rest(
         process.reloads(load_next, take)
         for left in (4, 3, 2, 1, 0):
             os.kill(os.getpid(), signal.SIGHUP)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(DEADLINE_SECONDS):
                 while len(answers) > left or process._reloading:  # noqa: ASYNC110
                     await asyncio.sleep(0)
         await process.end_reload()
@@ -177,7 +177,7 @@ def test_reloads_take_their_turns() -> None:
     async def serve(settings: tier.Settings, process: Process) -> None:
         process.reloads(lambda: len(ended), take)
         os.kill(os.getpid(), signal.SIGHUP)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(DEADLINE_SECONDS):
             while len(ended) < 3:  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
         await process.end_reload()
@@ -217,7 +217,7 @@ def test_a_terminal_that_closes_ends_what_was_started_from_it(flags: list[str]) 
         while not said.endswith(b"started\r\n"):
             said += os.read(ours, 1000)
         os.close(ours)
-        assert child.wait(10) == 0
+        assert child.wait(DEADLINE_SECONDS) == 0
 
 
 # ----- systemd ----------------------------------------------------------------------------------------

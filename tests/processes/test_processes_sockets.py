@@ -72,7 +72,7 @@ def test_an_address_that_is_left_and_comes_back_listens_again(sockets: Sockets) 
         stop_listening(sock)
     again = sockets.open([ANY, where], 2)
     assert [endpoint_of(sock) for sock in again] == [where, where]
-    socket.create_connection((where.host, where.port), 1).close()
+    socket.create_connection((where.host, where.port), 20).close()
     for sock in handed:
         sock.close()
     sockets.close_all()

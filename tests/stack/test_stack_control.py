@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import stat
@@ -68,8 +69,9 @@ async def test_rubbish_is_answered_and_does_no_harm(path: Path, rubbish: bytes) 
     def talk() -> bytes:
         with socket.socket(socket.AF_UNIX) as sock:
             sock.connect(str(path))
-            sock.settimeout(5)
-            sock.sendall(rubbish)
+            sock.settimeout(20)
+            with contextlib.suppress(ConnectionError):  # what is too long is answered before it has all come
+                sock.sendall(rubbish)
             return sock.recv(65536)
 
     assert b"not a request" in await asyncio.to_thread(talk)

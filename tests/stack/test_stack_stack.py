@@ -41,7 +41,7 @@ async def test_nothing_can_be_started_before_all_is(stack: Stack) -> None:
 
 
 async def test_a_restart_that_meets_the_stop_of_all_starts_nothing(stack: Stack) -> None:
-    await stack.start(1.0)
+    await stack.start(20.0)
     assert stack.status()["virtual_ip"]["owner"] == "lb1"
     restarting = asyncio.gather(stack.command("restart", "lb1"), return_exceptions=True)
     await asyncio.sleep(0)
@@ -60,7 +60,7 @@ def test_nobody_looks_any_more() -> None:
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.close()
-        assert process.wait(10) == 0
+        assert process.wait(30) == 0
 
 
 def test_what_is_told_is_no_markup() -> None:

@@ -52,7 +52,7 @@ class Server:
 
     async def probed(self, check: str = "mysql") -> Result:
         async with serving(self.handler) as endpoint:
-            return await probe(endpoint, HealthCheck.parse(check), timeout=5)
+            return await probe(endpoint, HealthCheck.parse(check), timeout=20)
 
 
 def result_set(first: int, *texts: str) -> bytes:
@@ -129,7 +129,7 @@ async def test_a_host_that_is_blocked_is_told_in_the_servers_words() -> None:
 
 async def test_a_server_that_says_nothing_times_out() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        result = await probe(Endpoint(*listener.getsockname()), HealthCheck.parse("mysql"), timeout=0.05)
+        result = await probe(Endpoint(*listener.getsockname()), HealthCheck.parse("mysql"), timeout=0.5)
     assert result.code == "L7TOUT"
 
 
@@ -155,10 +155,11 @@ def mariadb() -> Iterator[Endpoint]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(120)  # the first one waits for a database to be made
 @requires("mariadbd")
 class TestMariaDB:
     async def probed(self, endpoint: Endpoint, check: str) -> Result:
-        return await probe(endpoint, HealthCheck.parse(check), timeout=5)
+        return await probe(endpoint, HealthCheck.parse(check), timeout=20)
 
     async def test_the_user_of_the_check_is_let_in(self, mariadb: Endpoint) -> None:
         result = await self.probed(mariadb, "mysql:haproxy?read_only=0")

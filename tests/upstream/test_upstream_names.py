@@ -119,8 +119,7 @@ async def test_nor_does_a_name_server_that_is_not_there(
         await Resolver([Endpoint(dns.endpoint.host, 1)]).look_up(WEB)
 
 
-async def test_one_name_server_of_several_is_enough(dns: NameServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(name_servers, "ATTEMPT_SECONDS", 0.1)
+async def test_one_name_server_of_several_is_enough(dns: NameServer) -> None:
     dns.say("web.internal", "A", "10.0.0.1")
     with name_server("127.0.53.2") as silent, name_server("127.0.53.3") as broken:
         silent.mode, broken.mode = "silent", "SERVFAIL"
@@ -129,10 +128,9 @@ async def test_one_name_server_of_several_is_enough(dns: NameServer, monkeypatch
 
 
 async def test_a_name_server_that_is_silent_is_waited_for_once_in_a_look_up(
-    dns: NameServer, monkeypatch: pytest.MonkeyPatch
+    dns: NameServer,
 ) -> None:
     """With a search list and both families there are many questions, and five seconds for all of them."""
-    monkeypatch.setattr(name_servers, "ATTEMPT_SECONDS", 0.1)
     dns.say("web.internal", "AAAA", "fd00::1")
     with name_server("127.0.53.2") as silent:
         silent.mode = "silent"

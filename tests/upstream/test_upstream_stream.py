@@ -161,9 +161,9 @@ async def test_no_answer_in_time_in_and_after_the_handshake(certificate: Path) -
 
     site, what = Site(certificate), HealthCheck("http", "/", tls=Tls())
     async with serving(hang) as endpoint:
-        assert (await check(endpoint, what, timeout=0.1)).code == "L6TOUT"
+        assert (await check(endpoint, what, timeout=0.5)).code == "L6TOUT"
     async with serving(hang, tls=site.context) as endpoint:
-        assert (await check(endpoint, what, timeout=0.5)).code == "L7TOUT"
+        assert (await check(endpoint, what, timeout=1)).code == "L7TOUT"
 
 
 async def test_an_end_without_an_answer(certificate: Path) -> None:

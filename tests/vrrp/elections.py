@@ -21,7 +21,7 @@ from scaleup.vrrp.packet import HOP_LIMIT, Advertisement, decode, encode
 
 VIP = ip_address("127.0.60.100")
 KEY = b"k" * 32
-PATIENCE_SECONDS = 10.0
+PATIENCE_SECONDS = 20.0
 
 
 async def until(condition: Callable[[], object]) -> None:

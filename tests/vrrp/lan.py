@@ -17,8 +17,11 @@ __all__ = ["ADMIN", "DEVICE", "Host", "Lan", "ip", "lan_marks", "metrics", "need
 
 ADMIN = "127.0.0.1:9112"  # of the one process that has it on a host
 
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 40.0
 """For what has no bound of its own: a machine under load starts processes slowly."""
+
+TEST_SECONDS = 180
+"""Instead of what is enough for a test that starts no processes. Of several such marks the lowest counts."""
 
 NAMESPACES = pytest.mark.skipif(
     not may_make_namespaces(), reason="network namespaces need root, with CAP_NET_ADMIN and CAP_SYS_ADMIN"
@@ -38,7 +41,7 @@ def needs_lan(*programs: str) -> Callable[[Any], Any]:
 
 def lan_marks(*programs: str) -> list[pytest.MarkDecorator]:
     """The same for pytest.param and pytestmark."""
-    return [requires("ip", *programs), NAMESPACES]
+    return [requires("ip", *programs), NAMESPACES, pytest.mark.timeout(TEST_SECONDS)]
 
 
 def until(condition: Callable[[], object], what: str, seconds: float = PATIENCE_SECONDS) -> float:

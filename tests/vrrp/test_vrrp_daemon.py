@@ -8,7 +8,7 @@ import errno
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from scaleup.vrrp import daemon as daemon_module
 from scaleup.vrrp import routers as routers_module
+from scaleup.vrrp.clock import ClockWatch
 from scaleup.vrrp.instance import DROP_CAUSES
 from scaleup.vrrp.metrics import ElectionCollector, snapshot
 
@@ -35,9 +36,19 @@ def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(routers_module, "LATE_INTERVALS", 1000)
 
 
+@contextlib.contextmanager
+def judged_late() -> Iterator[None]:
+    """Only in here, where the test itself keeps it waiting."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(routers_module, "LATE_INTERVALS", LATE_INTERVALS)
+        yield
+
+
 @pytest.fixture
-def judged_late(unhurried: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(routers_module, "LATE_INTERVALS", LATE_INTERVALS)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that is busy for 4 × TICK makes a node trust its clock again, and rightly so."""
+    from_future = ClockWatch.from_future
+    monkeypatch.setattr(ClockWatch, "from_future", lambda watch, now, patience: from_future(watch, now, 60.0))
 
 
 @pytest.fixture
@@ -58,8 +69,8 @@ def keyfile(tmp_path: Path) -> str:
 
 @pytest.mark.parametrize("interval", [TICK, 0.01])
 async def test_two_nodes_elect_fail_over_and_preempt(stage: Stage, interval: float) -> None:
-    a = stage.node(A, B, priority=150, interval=interval)
-    b = stage.node(B, A, priority=100, interval=interval)
+    a = stage.node(A, B, priority=254, interval=interval)  # nearly an interval before b
+    b = stage.node(B, A, priority=1, interval=interval)
     await a.becomes("active")
     assert b.roles == ["backup"]
 
@@ -75,8 +86,8 @@ async def test_two_nodes_elect_fail_over_and_preempt(stage: Stage, interval: flo
 @pytest.mark.parametrize("preempt", [True, False])
 async def test_one_that_returns_takes_over_only_if_it_preempts(stage: Stage, preempt: bool) -> None:
     a = stage.node(A, B, priority=150, interval=TICK, preempt=preempt)
-    b = stage.node(B, A, priority=100, interval=TICK)
     await a.becomes("active")
+    b = stage.node(B, A, priority=100, interval=TICK)
     a.daemon.stop()
     assert a.instance.role == "fault"
     await b.becomes("active")
@@ -91,24 +102,25 @@ async def test_one_that_returns_takes_over_only_if_it_preempts(stage: Stage, pre
 
 
 async def test_after_priority_0_only_the_skew_is_waited_for(stage: Stage) -> None:
-    node, peer = stage.node(B, A, priority=100, interval=0.3), stage.peer(A, to=B)
-    peer.advertise(200, interval_cs=30)
+    interval = 2.0  # with a skew that is much shorter: between the two is what a busy machine may take
+    node, peer = stage.node(B, A, priority=230, interval=interval), stage.peer(A, to=B)
+    peer.advertise(250, interval_cs=200)
     await until(lambda: node.instance.received == 1)
-    peer.advertise(0, interval_cs=30)
     began = time.monotonic()
+    peer.advertise(0, interval_cs=200)
     await node.becomes("active")
     waited = time.monotonic() - began
-    assert 0.3 * (256 - 100) / 256 - 0.01 < waited < 3 * 0.3
+    assert interval * (256 - 230) / 256 - 0.01 < waited < 3 * interval
     assert "priority 0" in node.rules[-1]
 
 
 async def test_after_silence_three_intervals_and_the_skew_are_waited_for(stage: Stage) -> None:
     node, peer = stage.node(B, A, priority=200, interval=TICK), stage.peer(A, to=B)
+    said = asyncio.get_running_loop().time()
     peer.advertise(250, interval_cs=2)
     await until(lambda: node.instance.received == 1)
-    heard = node.instance.last_heard[A]
     await node.becomes("active")
-    waited = asyncio.get_running_loop().time() - heard
+    waited = asyncio.get_running_loop().time() - said
     assert waited > 3 * TICK + TICK * 56 / 256 - 0.001
     assert (await peer.hears(200)).interval == TICK
 
@@ -161,30 +173,31 @@ async def test_a_late_riser_who_heard_nothing_takes_over(stage: Stage) -> None:
     await node.becomes("active")
 
 
-@pytest.mark.usefixtures("judged_late")
 async def test_an_active_that_wakes_too_late_listens_before_it_asserts(stage: Stage) -> None:
     node, peer = stage.node(B, A, interval=TICK), stage.peer(A, to=B)
     await node.becomes("active")
-    await asyncio.sleep(0)
     peer.advertise(50, interval_cs=2)  # from the one that took over meanwhile
-    time.sleep(5 * TICK)  # noqa: ASYNC251 - nothing else runs: that is the point
-    await until(lambda: len(node.roles) == 3)
+    with judged_late():
+        time.sleep(5 * TICK)  # noqa: ASYNC251 - nothing else runs: that is the point
+        await until(lambda: len(node.roles) == 3)
     assert node.roles[2] == "backup"
     assert "late, when another may be Active" in node.rules[2]
     await node.becomes("active")
     assert "only lower priority heard" in node.rules[3]
 
 
-@pytest.mark.usefixtures("judged_late")
 async def test_a_backup_that_wakes_too_late_listens_once_more(
     stage: Stage, caplog: pytest.LogCaptureFixture
 ) -> None:
     node = stage.node(B, A, interval=TICK)
     caplog.set_level("INFO")
-    time.sleep(8 * TICK)  # noqa: ASYNC251 - 4.4 later than its Active_Down_Timer
-    await until(lambda: "late, when another may be Active" in caplog.text)
-    assert node.roles == ["backup"]
+    with judged_late():
+        time.sleep(8 * TICK)  # noqa: ASYNC251 - 4.4 later than its Active_Down_Timer
+        await until(lambda: "backup → " in caplog.text)
     await node.becomes("active")
+    first, *_, last = (message for message in caplog.messages if "backup → " in message)
+    assert "late, when another may be Active" in first
+    assert "backup → active" in last
 
 
 async def test_on_hearing_another_active_the_neighbours_are_told_again(
@@ -431,8 +444,8 @@ async def test_a_node_that_cannot_take_the_address_does_not_claim_it(
     node, peer = stage.node(B, A, start=False, interval=TICK), stage.peer(A, to=B)
     node.owner.refusal = OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
     node.daemon.start()
-    await until(lambda: node.owner.attempts == 2)
-    assert node.roles == ["backup", "fault", "backup", "fault"]
+    await until(lambda: node.owner.attempts >= 2)
+    assert node.roles[:4] == ["backup", "fault", "backup", "fault"]
     assert "cannot be taken: Address already in use" in node.rules[1]
     assert "cannot be taken" in caplog.text
     assert {adv.priority for adv in peer.heard()} == {0}, "the others need not wait for it"
@@ -451,8 +464,9 @@ async def test_a_node_at_fault_does_not_try_to_take_the_address_again(
     node.daemon.start()
     await node.becomes("fault")
     node.daemon.fault("no worker accepts")
+    roles = list(node.roles)
     await asyncio.sleep(3 * TICK)  # it would have tried by then
-    assert node.roles == ["backup", "fault"]
+    assert node.roles == roles
 
 
 async def test_a_peer_that_cannot_be_reached_does_not_keep_the_others_from_hearing(
@@ -466,16 +480,14 @@ async def test_a_peer_that_cannot_be_reached_does_not_keep_the_others_from_heari
     assert caplog.messages.count("cannot advertise to 255.255.255.255: Permission denied") == 1
 
 
-async def test_when_sending_fails_for_a_while_the_role_stays(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_when_sending_fails_for_a_while_the_role_stays(stage: Stage) -> None:
     node, peer = stage.node(B, A, interval=TICK), stage.peer(A, to=B)
     await node.becomes("active")
-    monkeypatch.setattr(node.network, "_port", 0)  # EINVAL
-    sent = node.instance.sent
-    await until(lambda: node.instance.sent > sent + 3)
-    peer.heard()
-    monkeypatch.undo()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(node.network, "_port", 0)  # EINVAL
+        sent = node.instance.sent
+        await until(lambda: node.instance.sent > sent + 3)
+        peer.heard()
     await peer.hears(100)
     assert node.roles == ["backup", "active"]
 
@@ -483,6 +495,7 @@ async def test_when_sending_fails_for_a_while_the_role_stays(
 # ----- clocks -------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("who", ["a", "b"])
 @pytest.mark.parametrize("step", [3600.0, -3600.0])
 async def test_of_two_that_cannot_believe_each_other_the_one_behind_leaves(
@@ -532,8 +545,8 @@ async def test_what_was_recorded_before_makes_no_node_leave(stage: Stage, keyfil
 @pytest.mark.parametrize("step", [3600.0, -3600.0])
 async def test_clocks_that_step_together_cost_nothing(stage: Stage, keyfile: str, step: float) -> None:
     a = stage.node(A, B, priority=150, interval=TICK, auth=keyfile)
-    b = stage.node(B, A, priority=100, interval=TICK, auth=keyfile)
     await a.becomes("active")
+    b = stage.node(B, A, priority=100, interval=TICK, auth=keyfile)
     await until(lambda: b.instance.received > 0)
     a.wall += step
     b.wall += step
@@ -569,7 +582,7 @@ async def test_the_metrics_say_what_happened(stage: Stage) -> None:
     peer.advertise(interval_cs=2)
     peer.send(b"")
     await node.becomes("active")
-    values = snapshot(node.daemon, asyncio.get_running_loop().time())
+    values = snapshot(node.daemon, node.instance.last_heard[A] + 0.5)
     assert set(values["routers"][0]["dropped"]) == set(DROP_CAUSES), (
         "every cause from the start, so that rates can be had"
     )

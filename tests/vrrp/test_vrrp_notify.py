@@ -14,6 +14,7 @@ from elections import until
 from pydantic import ValidationError
 from scripts import lines, program
 
+from scaleup.vrrp import scripts as scripts_module
 from scaleup.vrrp.decisions import Condition, Notify
 from scaleup.vrrp.notify import MAX_WAITING, Notifier, NotifySettings
 
@@ -92,19 +93,16 @@ async def test_one_that_hangs_is_killed_and_the_next_one_runs(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     told = tmp_path / "told"
-    settings = NotifySettings.model_validate(
-        {
-            "notify_backup": program(tmp_path, "hangs", "exec sleep 600"),
-            "notify_master": writing(tmp_path, "notify_master", told),
-            "notify_timeout": 0.1,
-        }
+    hanging = NotifySettings.model_validate(
+        {"notify": program(tmp_path, "hangs", "exec sleep 600"), "notify_timeout": 0.1}
     )
-    async with running({"VI_1": settings}) as notifier:
+    settings = NotifySettings.model_validate({"notify_master": writing(tmp_path, "notify_master", told)})
+    async with running({"VI_1": hanging, "VI_2": settings}) as notifier:
         notifier.tell(change(Condition.BACKUP))
-        notifier.tell(change(Condition.ACTIVE))
+        notifier.tell(change(Condition.ACTIVE, "VI_2"))
         await notifier.finish(20)
     assert lines(told) == ["notify_master"]
-    assert "hangs was killed after 0.1 s" in caplog.text
+    assert "hangs INSTANCE VI_1 BACKUP 100 was killed after 0.1 s" in caplog.text
 
 
 async def test_one_that_fails_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -137,13 +135,16 @@ async def test_what_waits_is_bounded_and_the_newest_stay(
             notifier.tell(change(Condition.BACKUP, priority=priority))
         opened = os.open(gate, os.O_RDWR)
         os.write(opened, b"go\n")
-        await notifier.finish(20)
+        await notifier.finish(40)  # as many programs as MAX_WAITING
         os.close(opened)
     assert lines(told) == [f"notify INSTANCE VI_1 BACKUP {number}" for number in range(11, MAX_WAITING + 11)]
     assert caplog.text.count("left out") == 11
 
 
-async def test_finishing_is_bounded_too_and_what_runs_then_is_killed(tmp_path: Path) -> None:
+async def test_finishing_is_bounded_too_and_what_runs_then_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scripts_module, "REAP_SECONDS", 20.0)
     pid = tmp_path / "pid"
     text = f"echo $$ > {pid}.new; mv {pid}.new {pid}; exec sleep 600"
     settings = NotifySettings.model_validate(

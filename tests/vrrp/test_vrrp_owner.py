@@ -13,6 +13,7 @@ from lan import DEVICE, Lan, lan_marks
 
 from scaleup.net.addresses import Endpoint
 from scaleup.net.sockets import bound
+from scaleup.vrrp import kernel as kernel_module
 from scaleup.vrrp.announce import Habits, Schedule
 from scaleup.vrrp.announcer import Announcer
 from scaleup.vrrp.kernel import KernelOwner, Placed
@@ -61,7 +62,12 @@ def kernel(lan: Lan, announcer: Announcer, renewals: Renewals) -> World:
 @pytest.fixture(
     params=["listener", pytest.param("kernel", marks=lan_marks()), pytest.param("both", marks=lan_marks())]
 )
-async def world(request: pytest.FixtureRequest, sockets: list[socket.socket]) -> AsyncIterator[World]:
+async def world(
+    request: pytest.FixtureRequest, sockets: list[socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[World]:
+    monkeypatch.setattr(
+        kernel_module, "LIFETIME_SECONDS", 60
+    )  # nothing is renewed: these tests let no loop run
     with contextlib.ExitStack() as stack:
         worlds = [listener(sockets)] if request.param != "kernel" else []
         if request.param != "listener":

@@ -10,7 +10,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
-from lan import DEVICE, Host, Lan, lan_marks, until
+from lan import DEVICE, PATIENCE_SECONDS, Host, Lan, lan_marks, until
 from scapy.layers import inet, inet6, vrrp
 from scapy.utils import rdpcap
 
@@ -76,7 +76,7 @@ def test_it_is_sent_as_routing_traffic(lan: Lan) -> None:
         raw = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(0x0800))
         raw.bind((DEVICE, 0x0800))
     with raw, opened(lan.host("a"), 4) as speaker:
-        raw.settimeout(5)
+        raw.settimeout(PATIENCE_SECONDS)
         speaker.send(lambda to: OURS)
         packet = inet.IP(raw.recv(2048))
     assert (packet.tos, packet.ttl, packet.proto) == (0xC0, 255, 112)
@@ -104,7 +104,7 @@ def test_what_is_for_others_is_only_sampled(lan: Lan, family: int) -> None:
 
         def look() -> bool:
             heard.extend(datagram.data for datagram in listener.receive())
-            return heard[-1:] == [OURS + b"the last"]
+            return OURS + b"the last" in heard
 
         until(look, "the last")
         strange = heard.count(OURS + b"from a stranger"), heard.count(OTHER + b"of another router")
@@ -133,9 +133,7 @@ def test_a_flood_of_others_does_not_fill_the_buffer(lan: Lan) -> None:
         for _ in range(10_000):
             loud.send(lambda to: OTHER + bytes(30))
         speaker.send(lambda to: OURS)
-        while True:
-            if any(datagram.data == OURS for datagram in listener.receive()):
-                break
+        until(lambda: any(datagram.data == OURS for datagram in listener.receive()), "what is for it")
 
 
 def test_what_cannot_be_opened(lan: Lan) -> None:

@@ -9,6 +9,7 @@ from ipaddress import ip_address
 import pytest
 from elections import VIP, Peer, RecordingOwner, free_udp_port, until
 
+from scaleup.vrrp import routers as routers_module
 from scaleup.vrrp.arrangement import Arrangement, Check, RouterPolicy, SyncGroup
 from scaleup.vrrp.daemon import Daemon
 from scaleup.vrrp.decisions import Condition, Notify, SetPriority
@@ -19,6 +20,12 @@ from scaleup.vrrp.network import UnicastUdp
 A, B = "127.0.61.1", "127.0.61.2"
 INTERVAL = 0.05
 CHECK = Check("service")
+
+
+@pytest.fixture(autouse=True)
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that is busy for 3 × INTERVAL makes a node yield, and rightly so."""
+    monkeypatch.setattr(routers_module, "LATE_INTERVALS", 1000)
 
 
 class Pair:

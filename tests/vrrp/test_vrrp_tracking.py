@@ -20,6 +20,7 @@ from elections import until
 from needs import requires
 from pydantic import ValidationError
 
+from scaleup.vrrp import scripts as scripts_module
 from scaleup.vrrp.scripts import run
 from scaleup.vrrp.tracking import Tracker, TrackSettings, look, open_processes, processes_called
 
@@ -28,7 +29,7 @@ as_root = pytest.mark.skipif(not ROOT, reason="only root may become another user
 
 
 def track(**settings: Any) -> TrackSettings:
-    return TrackSettings.model_validate({"name": "chk", "interval": 0.02, **settings})
+    return TrackSettings.model_validate({"name": "chk", "interval": 0.02, "timeout": 20.0, **settings})
 
 
 def script(folder: Path, text: str) -> str:
@@ -88,12 +89,15 @@ class TestScripts:
         pids = tmp_path / "pids"
         hanging = script(tmp_path, f"sleep 600 & echo $$ $! > {pids}.new; mv {pids}.new {pids}; wait")
         async with asyncio.TaskGroup() as group:
-            task = group.create_task(run([hanging], timeout=1.0))
+            task = group.create_task(run([hanging], timeout=3.0))  # until then it has to have begun
             await until(pids.exists)
         assert task.result() is None
         await until(lambda: not any(alive(int(pid)) for pid in pids.read_text().split()))
 
-    async def test_a_cancelled_one_is_killed_and_reaped(self, tmp_path: Path) -> None:
+    async def test_a_cancelled_one_is_killed_and_reaped(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(scripts_module, "REAP_SECONDS", 20.0)
         pid = tmp_path / "pid"
         hanging = script(tmp_path, f"echo $$ > {pid}.new; mv {pid}.new {pid}; exec sleep 600")
         async with asyncio.TaskGroup() as group:

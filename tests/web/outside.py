@@ -12,12 +12,13 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-PATIENCE_SECONDS = 20.0
-ANSWER_SECONDS = 5.0
+PATIENCE_SECONDS = 30.0
+ANSWER_SECONDS = 15.0
 """No answer that a test waits for takes longer, unless it hangs."""
 
 LOOK_SECONDS = 0.005  # between two looks; nothing is inferred from it
@@ -25,17 +26,17 @@ LOOK_SECONDS = 0.005  # between two looks; nothing is inferred from it
 Address = tuple[str, int]
 
 
-def reachable(address: Address) -> None:
-    """Wait until somebody accepts there."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while True:
+def ready(admin: Address) -> None:
+    """Wait until a tier says so there: the kernel takes connections before there is a worker to serve them."""
+
+    def is_ready() -> bool:
         try:
-            socket.create_connection(address, ANSWER_SECONDS).close()
-        except ConnectionError:
-            assert time.monotonic() < deadline, address
-            time.sleep(LOOK_SECONDS)
-        else:
-            return
+            with urllib.request.urlopen(f"http://{admin[0]}:{admin[1]}/readyz", timeout=ANSWER_SECONDS):
+                return True
+        except urllib.error.URLError:  # nobody listens there yet, or it is not ready
+            return False
+
+    until(is_ready, f"{admin} is not ready")
 
 
 class Process:
@@ -57,7 +58,7 @@ class Process:
         """Wait for a line that `pattern` is found in, not among the first so many."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
-            ended = self.process.poll() is not None
+            ended = not self._reader.is_alive()  # so that all it said is in the log
             for line in self.log[after:]:
                 if found := re.search(pattern, line):
                     return found

@@ -17,12 +17,13 @@ import pytest
 from needs import requires
 from web.outside import (
     ANSWER_SECONDS,
+    PATIENCE_SECONDS,
     Address,
     Process,
     answers,
     exchange,
     metrics,
-    reachable,
+    ready,
     until,
     web,
 )
@@ -141,13 +142,15 @@ def test_objects_say_more_and_go_where_the_log_goes(root: Path, application: Rec
     assert (told["process"], told["logger"], told["level"]) == ("web1/worker1", "scaleup.web.access", "INFO")
     assert (told["request_id"], told["upstream"], told["upstream_status"]) == ("given-one", "app1", 200)
     assert (told["status"], told["tries"], told["bytes_sent"], told["host"]) == (200, 1, 5, "site.test")
-    assert 0 <= told["upstream_seconds"] <= told["seconds"] < 5  # uvloop's clock has milliseconds
+    assert (
+        0 <= told["upstream_seconds"] <= told["seconds"] < ANSWER_SECONDS
+    )  # uvloop's clock has milliseconds
 
 
 def test_a_client_that_left_and_an_application_that_is_away(root: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         flags = ("--app", f"app1=127.0.0.1:{silent.getsockname()[1]}", "--health-check", "tcp")
-        more = ("--root", str(root), "--access-log", "json", "--response-timeout", "0.5", "--tries", "1")
+        more = ("--root", str(root), "--access-log", "json", "--response-timeout", "3", "--tries", "1")
         with web(*flags, *more) as (process, address):
             with socket.create_connection(address, ANSWER_SECONDS) as sock:
                 sock.sendall(b"GET /api/left HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -157,11 +160,11 @@ def test_a_client_that_left_and_an_application_that_is_away(root: Path) -> None:
             assert answers(ask(address, "GET /api/late HTTP/1.1"), "GET")[0].status == 504
             late = json.loads(process.said(r"{.*GET /api/late.*}")[0])
             assert (late["status"], late["upstream"], late["upstream_status"]) == (504, "app1", None)
-            assert late["upstream_seconds"] >= 0.4
+            assert late["upstream_seconds"] >= 2.9
 
 
 def forwarded_to(listener: socket.socket) -> bool:
-    """Whether a request has come. Health checks connect, too, and say nothing."""
+    """Whether a request has come. Health checks connect, too, say nothing, and leave with a reset."""
     listener.settimeout(0.2)
     try:
         sock, _ = listener.accept()
@@ -171,7 +174,7 @@ def forwarded_to(listener: socket.socket) -> bool:
     sock.settimeout(0.2)
     try:
         return b"/api/left" in sock.recv(1000)
-    except TimeoutError:
+    except (TimeoutError, ConnectionResetError):
         return False
 
 
@@ -185,7 +188,7 @@ def test_a_reader_that_stalls_holds_nobody_up(root: Path) -> None:
     command += ["--access-log", "combined", "--admin", f"127.0.0.1:{admin[1]}"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE)
     try:
-        reachable(("127.0.0.1", port))
+        ready(admin)
         path = b"GET /a.txt?" + b"x" * 7000 + b" HTTP/1.1\r\nHost: a\r\n\r\n"
         slowest = 0.0
         with socket.create_connection(("127.0.0.1", port), ANSWER_SECONDS) as sock:
@@ -200,7 +203,7 @@ def test_a_reader_that_stalls_holds_nobody_up(root: Path) -> None:
         os.kill(process.pid, signal.SIGTERM)
         assert process.stderr is not None
         process.stderr.read()
-        assert process.wait(10) == 0
+        assert process.wait(PATIENCE_SECONDS) == 0
         process.stderr.close()
 
 
@@ -215,7 +218,7 @@ def test_syslog_that_stalls_holds_nobody_up(root: Path, tmp_path: Path) -> None:
         command = ["--listen", f"127.0.0.1:{port}", "--root", str(root), "--admin", f"127.0.0.1:{admin[1]}"]
         command += ["--access-log", "combined", "--log-syslog", str(tmp_path / "log")]
         with contextlib.closing(Process("scaleup.web", *command)):
-            reachable(("127.0.0.1", port))
+            ready(admin)
             with socket.create_connection(("127.0.0.1", port), ANSWER_SECONDS) as sock:
                 for _ in range(300):
                     sock.sendall(b"GET /a.txt?" + b"x" * 4000 + b" HTTP/1.1\r\nHost: a\r\n\r\n")

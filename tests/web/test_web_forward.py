@@ -6,10 +6,10 @@ import gzip
 from ipaddress import IPv6Address
 
 import pytest
-from web_harness import Answer, Application, Seen, ok, running, until
+from web_harness import SECONDS, Answer, Application, Seen, ok, running, until
 
 from scaleup.net import proxy_protocol
-from scaleup.web import forward
+from scaleup.web import connection, forward
 
 
 async def never(seen: Seen) -> None:
@@ -398,8 +398,10 @@ async def test_trap_8_leaving_is_no_error(caplog: pytest.LogCaptureFixture) -> N
     ("method", "status", "sent"), [("GET", 200, 2), ("DELETE", 200, 2), ("POST", 502, 1)]
 )
 async def test_trap_9_what_a_dying_connection_may_have_swallowed_is_repeated_only_if_idempotent(
-    method: str, status: int, sent: int
+    method: str, status: int, sent: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(forward, "CROSSING_SECONDS", SECONDS)  # a busy machine may need more than a second
+
     async def behave(seen: Seen) -> None:
         await seen.body()
         if len(app.seen) == 2:
@@ -493,12 +495,12 @@ async def test_trap_10_the_application_s_time_is_not_the_client_s() -> None:
         await seen.answer(ok(b"done"))
 
     app = Application(behave)
-    async with running(app, body_timeout=0.2) as web:
+    async with running(app, body_timeout=0.5) as web:
         request = b"POST /api/ HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % size
         async with asyncio.TaskGroup() as group:
             asked = group.create_task(web.ask(request, bytes(size)))
             await until(lambda: bool(app.seen))
-            await asyncio.sleep(0.4)  # what is tested is that nothing happens in this time
+            await asyncio.sleep(0.8)  # what is tested is that nothing happens in this time
             assert not asked.done()
             go.set()
         assert asked.result().startswith(b"HTTP/1.1 200 ")
@@ -513,12 +515,12 @@ async def test_while_a_response_comes_the_client_s_time_is_not_the_application_s
         await seen.answer(await seen.reader.readexactly(3))
 
     app = Application(echo)
-    async with running(app, response_timeout=0.1) as web:
+    async with running(app, response_timeout=0.5) as web:
         client = await web.connect()
         client.writer.write(b"POST /api/ HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\nabc")
         await client.head()
         assert await client.reader.readexactly(3) == b"abc"
-        await asyncio.sleep(0.2)  # what is tested is that nothing happens in this time
+        await asyncio.sleep(0.8)  # what is tested is that nothing happens in this time
         client.writer.write(b"def")
         assert await client.reader.readexactly(3) == b"def"
         client.writer.close()
@@ -572,7 +574,7 @@ async def test_a_get_that_was_sent_is_tried_at_the_next_server(behave) -> None: 
 @pytest.mark.parametrize("method", ["POST", "PATCH"])
 async def test_a_post_is_never_sent_twice(behave, method: str) -> None:  # type: ignore[no-untyped-def]
     apps = [Application(behave, f"app{i}") for i in (1, 2, 3)]
-    async with running(*apps, response_timeout=0.1) as web:
+    async with running(*apps, response_timeout=0.5 if behave is never else SECONDS) as web:
         answer = await web.get("/api/", method=method, body=b"x")
         assert answer.status == (504 if behave is never else 502)
         assert sum(len(app.seen) for app in apps) == 1
@@ -594,7 +596,7 @@ async def test_there_are_at_most_so_many_tries() -> None:
 
 async def test_a_time_out_leads_a_get_to_the_next_server() -> None:
     slow, good = Application(never, "app1"), Application(name="app2")
-    async with running(slow, good, response_timeout=0.1) as web:
+    async with running(slow, good, response_timeout=0.5) as web:
         for _ in range(2):
             assert (await web.get("/api/")).status == 200
 
@@ -675,8 +677,9 @@ async def test_a_body_over_the_limit_is_413(limit: int, status: int, chunked: bo
         assert answer.status == status
 
 
-async def test_an_oversized_upload_gets_to_read_its_413() -> None:
+async def test_an_oversized_upload_gets_to_read_its_413(monkeypatch: pytest.MonkeyPatch) -> None:
     """It goes on sending megabytes that nobody reads; a plain close would reset the connection."""
+    monkeypatch.setattr(connection, "LINGER_SECONDS", SECONDS)  # a busy machine may need more than a second
     async with running(Application(), max_body=1000) as web:
         size = 4 * 1024 * 1024
         client = await web.connect()
@@ -717,7 +720,7 @@ async def test_a_body_that_was_cut_off_never_looks_complete(
         fields, first = b"Transfer-Encoding: chunked", b"5\r\nhello\r\n"
     has_length = b"X:" not in fields
     app = Application(behave)
-    async with running(app, response_timeout=0.2) as web:
+    async with running(app, response_timeout=0.5 if end == "hang" else SECONDS) as web:
         client = await web.connect()
         client.writer.write(f"GET /api/ HTTP/{version}\r\nHost: a\r\nConnection: close\r\n\r\n".encode())
         head = await client.head()
@@ -773,8 +776,10 @@ async def test_what_came_on_an_idle_connection_is_nobody_s_response() -> None:
     app = Application(behave)
     async with running(app) as web:
         assert (await web.get("/api/")).body == b"first"
+        assert web.server._forwarder is not None
+        ((kept, _),) = web.server._forwarder._origins["app1"]._idle
         await app.seen[0].answer(ok(b"stray"))
-        await until(lambda: True)
+        await until(lambda: bool(kept.received))
         assert (await web.get("/api/")).body == b"second"
 
 
@@ -922,7 +927,7 @@ async def test_an_upgraded_connection_carries_bytes_both_ways() -> None:
         assert await client.rest() == b""
         client.writer.close()
         await app.closed.wait()
-        assert web.pool.servers[0].sessions == 0
+        await until(lambda: web.pool.servers[0].sessions == 0)
 
 
 async def test_either_end_ends_it_for_both() -> None:

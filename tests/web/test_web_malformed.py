@@ -16,7 +16,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from web.outside import ANSWER_SECONDS, Address, Answer, Process, answers, exchange, reachable, web
+from web.outside import ANSWER_SECONDS, Address, Answer, Process, answers, exchange, ready, web
 from web.recorder import ANSWER, Recorder, whole
 
 from bench.ports import free_port
@@ -300,10 +300,11 @@ def alone() -> Iterator[Tier]:
 
 @pytest.fixture(scope="module")
 def behind_the_balancer(alone: Tier) -> Iterator[Tier]:
-    port = free_port()
+    port, admin = free_port(), free_port()
     flags = ("--listen", f"127.0.0.1:{port}", "--server", ":".join(map(str, alone.address)), "--workers", "1")
+    flags += ("--admin", f"127.0.0.1:{admin}")
     with contextlib.closing(Process("scaleup.lb", "--node", "lb1", "--drain", "1", *flags)):
-        reachable(("127.0.0.1", port))
+        ready(("127.0.0.1", admin))
         yield Tier(("127.0.0.1", port), alone.application)
 
 

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 from web.outside import (
+    ANSWER_SECONDS,
     Address,
     Process,
     answers,
     exchange,
     metrics,
-    reachable,
+    ready,
     until,
     web,
 )
@@ -57,7 +58,7 @@ def _running(
     flags = (
         *("--accept-proxy", "127.0.0.0/30", "--app", f"app1={application.address}", "--health-check", "tcp"),
         *("--listen-tls", f"127.0.0.1:{tls[1]}", "--tls", authority.pair("site", "site.test")),
-        *("--access-log", "common", "--access-log-file", str(log), "--keepalive", "1"),
+        *("--access-log", "common", "--access-log-file", str(log), "--keepalive", "3"),
         *("--admin", f"127.0.0.1:{admin[1]}"),
     )
     with web(*flags) as (process, plain):
@@ -134,17 +135,17 @@ def test_without_a_good_one_nobody_is_served(
 
 
 def test_from_others_it_is_no_http(behind: Behind, application: Recorder) -> None:
-    with socket.create_connection(behind.plain, 5, source_address=("127.0.0.9", 0)) as sock:
+    with socket.create_connection(behind.plain, ANSWER_SECONDS, source_address=("127.0.0.9", 0)) as sock:
         sock.sendall(v1(CLIENT, HERE) + GET)
         assert sock.recv(100).startswith(b"HTTP/1.1 400 ")
-    with socket.create_connection(behind.plain, 5, source_address=("127.0.0.9", 0)) as sock:
+    with socket.create_connection(behind.plain, ANSWER_SECONDS, source_address=("127.0.0.9", 0)) as sock:
         sock.sendall(GET)
         assert sock.recv(100).startswith(b"HTTP/1.1 200 ")
     assert told(application) == [b"127.0.0.9"]
 
 
 def test_half_a_header_and_then_the_end(behind: Behind) -> None:
-    with socket.create_connection(behind.plain, 5) as sock:
+    with socket.create_connection(behind.plain, ANSWER_SECONDS) as sock:
         sock.sendall(v2(CLIENT, HERE)[:20])
         sock.shutdown(socket.SHUT_WR)
         with contextlib.suppress(ConnectionResetError):  # what was sent was not read
@@ -153,7 +154,7 @@ def test_half_a_header_and_then_the_end(behind: Behind) -> None:
 
 def test_many_at_once_are_told_apart(behind: Behind, application: Recorder) -> None:
     hosts = [f"192.0.2.{number}" for number in range(1, 30)]
-    socks = [socket.create_connection(behind.plain, 5) for _ in hosts]
+    socks = [socket.create_connection(behind.plain, ANSWER_SECONDS) for _ in hosts]
     for sock, host in zip(socks, hosts, strict=True):
         sock.sendall(v2(Endpoint(host, 1), HERE)[:15])
     for sock, host in zip(socks, hosts, strict=True):
@@ -169,14 +170,15 @@ def test_the_client_is_known_behind_our_load_balancer(
     behind: Behind, application: Recorder, authority: Authority, told_by: str, secure: bool
 ) -> None:
     """Which is 127.0.0.77; to the web tier all come from the load balancer."""
-    host, port = behind.tls if secure else behind.plain
+    (host, port), admin = behind.tls if secure else behind.plain, ("127.0.0.1", free_port())
     flags = ("--listen", "127.0.0.1:0", "--server", f"web={host}:{port}", "--send-proxy", told_by)
+    flags += ("--admin", f"127.0.0.1:{admin[1]}")
     with contextlib.closing(
         Process("scaleup.lb", *flags, "--health-check", "tcp", "--source", "127.0.0.2")
     ) as lb:
         front = ("127.0.0.1", int(lb.said(r"listening on 127\.0\.0\.1:(\d+)")[1]))
-        reachable(front)
-        with socket.create_connection(front, 5, source_address=("127.0.0.77", 0)) as sock:
+        ready(admin)
+        with socket.create_connection(front, ANSWER_SECONDS, source_address=("127.0.0.77", 0)) as sock:
             client = authority.context().wrap_socket(sock, server_hostname="site.test") if secure else sock
             client.sendall(GET)
             received = b""

@@ -4,7 +4,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from web_harness import Answer, Application, Seen, ok, running, until
+from web_harness import SECONDS, Answer, Application, Seen, ok, running, until
 
 from scaleup.errors import StartupError
 from scaleup.net.addresses import Endpoint
@@ -38,7 +38,7 @@ async def test_draining_finishes_what_is_in_progress_and_closes_what_is_idle() -
         busy.writer.write(b"POST /api/ HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\na")
         await until(lambda: bool(app.seen))
         async with asyncio.TaskGroup() as group:
-            group.create_task(web.clients.drain(2.0))
+            group.create_task(web.clients.drain(SECONDS))
             assert await idle.rest() == b""
             busy.writer.write(b"bc")  # aiohttp's own drain would not read this any more
             with pytest.raises(ConnectionRefusedError):
@@ -62,7 +62,7 @@ async def test_draining_ends_with_a_response_that_had_begun_before() -> None:
         client = await web.connect()
         client.writer.write(b"GET /api/ HTTP/1.1\r\nHost: a\r\n\r\n")
         assert b"connection: close" not in (await client.head()).lower()
-        async with asyncio.timeout(2.0), asyncio.TaskGroup() as group:
+        async with asyncio.timeout(SECONDS), asyncio.TaskGroup() as group:
             group.create_task(web.clients.drain(60.0))
             await until(lambda: all(connection.is_finishing for connection in web.clients._open))
             go.set()

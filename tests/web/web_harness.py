@@ -27,7 +27,7 @@ from scaleup.web.serve import admission, assemble, limits
 from scaleup.web.server import WebServer
 from scaleup.web.settings import WebSettings
 
-SECONDS = 5.0
+SECONDS = 20.0
 """Nothing in these tests takes longer, unless it hangs."""
 
 
@@ -324,7 +324,7 @@ def _descriptors() -> set[str]:
 async def _settled(done: Callable[[], bool]) -> None:
     """Let what is closing close: transports take a few turns of the loop."""
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(1.0):
+        async with asyncio.timeout(SECONDS / 2):
             while not done():  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
 
