@@ -93,7 +93,7 @@ class Stream(asyncio.Protocol):
         self.loop = loop
         self.transport: asyncio.Transport
         self.socket: socket.socket | None = None
-        """Below the transport, where we made it: what a transport gives out in its place costs as much as a send."""
+        """Below the transport, where it is ours: what a transport gives in its place costs as much as a send."""
         self.received = b""
         """What has arrived and nobody took."""
         self.is_at_end = False
