@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import errno
 import socket
+import struct
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Protocol
 
@@ -27,14 +29,40 @@ MAX_DRAIN = 500
 a late reader reads all that waited for it; bounded, so that a flood cannot keep the timer from its turn."""
 
 
+SO_TIMESTAMPNS = 35  # <asm-generic/socket.h>
+TIMESPEC = struct.Struct("@ll")
+STAMP_ROOM = socket.CMSG_SPACE(TIMESPEC.size)
+MAX_AGE_SECONDS = 0.005
+"""Arrivals are stamped by the wall clock: if that is set just then, an interval may not suffer more than this."""
+
+
 @dataclass(frozen=True, slots=True)
 class Datagram:
-    """`data`: what follows the IP header, or UDP's. `destination`: as the IP header says it."""
+    """`data`: what follows the IP header, or UDP's. `destination`: as the IP header says it. `age`: seconds that it
+    waited for us, MAX_AGE_SECONDS at most.
+    """
 
     data: bytes
     source: Address
     destination: Address
     hop_limit: int | None
+    age: float = field(default=0.0, compare=False)
+
+
+def stamp_arrivals(sock: socket.socket) -> None:
+    """So that `age_of` can tell of each."""
+    sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+
+
+def age_of(ancillary: Sequence[tuple[int, int, bytes]]) -> float:
+    """`Datagram.age`, from what recvmsg tells beside the data; 0 when it tells nothing of that."""
+    for level, kind, value in ancillary:
+        if level == socket.SOL_SOCKET and kind == SO_TIMESTAMPNS:
+            seconds, nanoseconds = TIMESPEC.unpack(value)
+            arrived: int = seconds * 10**9 + nanoseconds
+            age = (time.clock_gettime_ns(time.CLOCK_REALTIME) - arrived) / 1e9
+            return min(max(age, 0.0), MAX_AGE_SECONDS)
+    return 0.0
 
 
 class Network(Protocol):
@@ -81,6 +109,7 @@ class UnicastUdp:
 
     def _set_options(self) -> None:
         self._socket.setblocking(False)
+        stamp_arrivals(self._socket)
         if self._socket.family == socket.AF_INET:
             self._socket.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, HOP_LIMIT)
             self._socket.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, TOS_INTERNETWORK_CONTROL)
@@ -108,15 +137,19 @@ class UnicastUdp:
     def receive(self) -> Iterator[Datagram]:
         for _ in range(MAX_DRAIN):
             try:
-                data, ancillary, _, address = self._socket.recvmsg(MAX_DATAGRAM_BYTES, socket.CMSG_SPACE(4))
+                data, ancillary, _, address = self._socket.recvmsg(MAX_DATAGRAM_BYTES, _ANCILLARY_ROOM)
             except BlockingIOError:
                 return
             except OSError:
                 continue  # an ICMP error for something sent earlier (ECONNREFUSED)
-            hop_limit = next((int.from_bytes(value[:4], sys.byteorder) for _, _, value in ancillary), None)
-            yield Datagram(data, ip_address(address[0]), self.source, hop_limit)
+            hop_limit = None
+            for level, _, value in ancillary:
+                if level != socket.SOL_SOCKET:
+                    hop_limit = int.from_bytes(value[:4], sys.byteorder)
+            yield Datagram(data, ip_address(address[0]), self.source, hop_limit, age_of(ancillary))
 
 
+_ANCILLARY_ROOM = socket.CMSG_SPACE(4) + STAMP_ROOM
 _CURES = {
     errno.EADDRINUSE: "; end the other election there, or choose another --vrrp-port on all nodes",
     errno.EADDRNOTAVAIL: "; no interface of this host has the address",

@@ -18,7 +18,15 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from scaleup.errors import StartupError
 from scaleup.vrrp import bpf
 from scaleup.vrrp.interface import index_of
-from scaleup.vrrp.network import MAX_DATAGRAM_BYTES, MAX_DRAIN, TOS_INTERNETWORK_CONTROL, Datagram
+from scaleup.vrrp.network import (
+    MAX_DATAGRAM_BYTES,
+    MAX_DRAIN,
+    STAMP_ROOM,
+    TOS_INTERNETWORK_CONTROL,
+    Datagram,
+    age_of,
+    stamp_arrivals,
+)
 from scaleup.vrrp.packet import GROUP_IPV4, GROUP_IPV6, HOP_LIMIT, PROTOCOL, Address
 
 SO_ATTACH_FILTER = 26
@@ -68,6 +76,7 @@ class RawIp:
     def _set_options(self, interface: str) -> None:
         sock = self._socket
         sock.setblocking(False)
+        stamp_arrivals(sock)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
         try:
             sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER_BYTES)
@@ -137,20 +146,21 @@ class RawIp:
         return (str(address), 0, 0, self._index if address.is_link_local or address.is_multicast else 0)
 
     def _receive_ipv4(self) -> Datagram | None:
-        packet = self._socket.recv(MAX_IP_HEADER_BYTES + MAX_DATAGRAM_BYTES)
+        packet, ancillary, _, _ = self._socket.recvmsg(MAX_IP_HEADER_BYTES + MAX_DATAGRAM_BYTES, STAMP_ROOM)
         header_bytes = (packet[0] & 0x0F) * 4
         source, destination = IPv4Address(packet[12:16]), IPv4Address(packet[16:20])
-        return Datagram(packet[header_bytes:], source, destination, packet[8])
+        return Datagram(packet[header_bytes:], source, destination, packet[8], age_of(ancillary))
 
     def _receive_ipv6(self) -> Datagram | None:
-        room = socket.CMSG_SPACE(20) + socket.CMSG_SPACE(4)
+        room = socket.CMSG_SPACE(20) + socket.CMSG_SPACE(4) + STAMP_ROOM
         data, ancillary, _, address = self._socket.recvmsg(MAX_DATAGRAM_BYTES, room)
         told = {kind: value for level, kind, value in ancillary if level == socket.IPPROTO_IPV6}
         if socket.IPV6_PKTINFO not in told or socket.IPV6_HOPLIMIT not in told:
             return None
         hop_limit = int.from_bytes(told[socket.IPV6_HOPLIMIT][:4], sys.byteorder)
         source = ip_address(address[0].partition("%")[0])
-        return Datagram(data, source, IPv6Address(told[socket.IPV6_PKTINFO][:16]), hop_limit)
+        destination = IPv6Address(told[socket.IPV6_PKTINFO][:16])
+        return Datagram(data, source, destination, hop_limit, age_of(ancillary))
 
 
 _CURES = {

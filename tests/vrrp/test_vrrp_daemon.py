@@ -17,6 +17,7 @@ from elections import KEY, VIP, Peer, Stage, authenticator, damaged, until
 from prometheus_client import CollectorRegistry, generate_latest
 
 from scaleup.vrrp import daemon as daemon_module
+from scaleup.vrrp import network as network_module
 from scaleup.vrrp import routers as routers_module
 from scaleup.vrrp.clock import ClockWatch
 from scaleup.vrrp.instance import DROP_CAUSES
@@ -123,6 +124,19 @@ async def test_after_silence_three_intervals_and_the_skew_are_waited_for(stage: 
     waited = asyncio.get_running_loop().time() - said
     assert waited > 3 * TICK + TICK * 56 / 256 - 0.001
     assert (await peer.hears(200)).interval == TICK
+
+
+async def test_an_advertisement_counts_from_its_arrival(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What this process takes to wake is no part of an Active_Down_Interval."""
+    node, peer = stage.node(B, A, priority=200), stage.peer(A, to=B)
+    monkeypatch.setattr(network_module, "age_of", lambda ancillary: 0.5)
+    peer.advertise(250)
+    await until(lambda: node.instance.received == 1)
+    assert node.instance.router.deadline is not None
+    from_receipt = node.instance.router.deadline - node.instance.last_heard[A]
+    assert from_receipt <= node.instance.router.active_down_interval - 0.5
 
 
 async def test_the_word_to_stop_is_priority_0_and_comes_after_the_address_is_given_up(stage: Stage) -> None:

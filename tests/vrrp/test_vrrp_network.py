@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import select
 import socket
+import time
 from collections.abc import Iterator
 from ipaddress import ip_address
 
@@ -14,7 +15,7 @@ from elections import PATIENCE_SECONDS, free_udp_port
 from scaleup.errors import StartupError
 from scaleup.net.sockets import IP_RECVTTL
 from scaleup.vrrp import network as network_module
-from scaleup.vrrp.network import MAX_DATAGRAM_BYTES, Datagram, UnicastUdp
+from scaleup.vrrp.network import MAX_AGE_SECONDS, MAX_DATAGRAM_BYTES, Datagram, UnicastUdp
 
 A, B = ip_address("127.0.61.1"), ip_address("127.0.61.2")
 LOOPBACK6 = ip_address("::1")
@@ -45,6 +46,20 @@ def test_what_one_sends_the_other_receives_with_its_ttl(pair: tuple[UnicastUdp, 
     assert a.send(lambda peer: b"to " + str(peer).encode()) == []
     assert received(b) == [Datagram(b"to 127.0.61.2", A, B, 255)]
     assert list(b.receive()) == []
+
+
+@pytest.mark.parametrize(("wall_ns", "age"), [(0, 0.0), (10**18, MAX_AGE_SECONDS), (-(10**18), 0.0)])
+def test_what_has_arrived_has_an_age(
+    pair: tuple[UnicastUdp, UnicastUdp], monkeypatch: pytest.MonkeyPatch, wall_ns: int, age: float
+) -> None:
+    """By the wall clock, which may be set meanwhile: never less than none, nor more than is harmless."""
+    a, b = pair
+    a.send(lambda peer: b"hello")
+    assert select.select([b], [], [], PATIENCE_SECONDS)[0]
+    clock = time.clock_gettime_ns
+    monkeypatch.setattr(network_module.time, "clock_gettime_ns", lambda which: clock(which) + wall_ns)
+    (datagram,) = b.receive()
+    assert 0 < datagram.age <= MAX_AGE_SECONDS if wall_ns == 0 else datagram.age == age
 
 
 def test_ipv6_has_a_hop_limit(port: int) -> None:

@@ -68,6 +68,7 @@ def test_what_one_sends_the_other_hears(lan: Lan, family: int, cast: str) -> Non
         group = ip_address("224.0.0.18" if family == 4 else "ff02::12")
         to = group if cast == "multicast" else own(b, family)
         assert datagram == Datagram(OURS + to.packed, own(a, family), to, 255)
+        assert datagram.age > 0
         assert list(speaker.receive()) == [], "nobody hears himself"
 
 
