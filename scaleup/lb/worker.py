@@ -15,7 +15,6 @@ and the last ones, each with the `seconds` that sessions may go on: `drain` (ref
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import os
 import random
@@ -39,15 +38,13 @@ from scaleup.net.sockets import endpoint_of
 from scaleup.processes import Message, Process, privileges, run_child
 from scaleup.processes.accept import Listener, affordable
 from scaleup.processes.logs import gathered
-from scaleup.processes.worker import leave_signals
+from scaleup.processes.worker import collect_rarely, leave_signals
 from scaleup.upstream.balance import algorithm
 from scaleup.upstream.pool import Pool, Server
 from scaleup.upstream.server import Live
 
 log = logging.getLogger(__name__)
 
-GARBAGE_THRESHOLD = 50_000
-"""New objects until the collector looks; Python's 700 are 30 connections, and cost 4 % of the CPU time of each."""
 MOST_AT_A_TIME = 100
 """Sessions in one message: at most 1 KiB each, below the 128 KiB of a message."""
 MOST_TOLD = 50_000
@@ -309,13 +306,6 @@ def sizes_of(settings: LbSettings) -> Sizes:
 def _split(descriptors: Sequence[int], rows: int) -> tuple[int, Sequence[int], Sequence[int]]:
     """The counters' memory, an eventfd for each worker, the listening sockets."""
     return descriptors[0], descriptors[1 : 1 + rows], descriptors[1 + rows :]
-
-
-def collect_rarely() -> None:
-    """A session is freed by counting references, so the garbage collector finds nothing: let it look rarely."""
-    gc.collect()
-    gc.freeze()  # what is there now stays
-    gc.set_threshold(GARBAGE_THRESHOLD)
 
 
 async def serve(init: Message, process: Process) -> None:

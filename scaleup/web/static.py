@@ -294,33 +294,35 @@ class _Parts:
         ), True
 
     async def send(self, to: Stream, frame: Frame, seconds: float) -> None:
+        file = self._content
+        assert isinstance(file, File)
         for part in self._parts:
             if isinstance(part, bytes):
                 to.write(part)
-            elif part.length and await self._send(to, part, seconds) < part.length:
-                raise Broken("the file became shorter while it was sent", 500)
-
-    async def _send(self, to: Stream, span: Span, seconds: float) -> int:
-        file = self._content
-        assert isinstance(file, File)
-        if to.is_plain:
-            return await to.send_file(file, span.start, span.length, seconds)
-        sent = 0
-        while sent < span.length:
-            count = min(span.length - sent, PIECE_BYTES)
-            piece = await to.loop.run_in_executor(None, file.read, span.start + sent, count)
-            if not piece:
-                break
-            to.write(piece)
-            sent += len(piece)
-            await to.drain(to.loop.time() + seconds)
-        return sent
+            elif part.length:
+                send = to.send_file if to.is_plain else partial(_send_pieces, to)
+                if await send(file, part.start, part.length, seconds) < part.length:
+                    raise Broken("the file became shorter while it was sent", 500)
 
     def trailers(self) -> bytes:
         return b""
 
     def close(self) -> None:
         """The file is closed with the last reference to it."""
+
+
+async def _send_pieces(to: Stream, file: File, start: int, count: int, seconds: float) -> int:
+    """As `Stream.send_file`, where the bytes have to come through this process."""
+    sent = 0
+    while sent < count:
+        wanted = min(count - sent, PIECE_BYTES)
+        piece = await to.loop.run_in_executor(None, file.read, start + sent, wanted)
+        if not piece:
+            break
+        to.write(piece)
+        sent += len(piece)
+        await to.drain(to.loop.time() + seconds)
+    return sent
 
 
 def _condition(head: RequestHead, version: Version, size: int, *, has_ranges: bool) -> list[Span] | None:
