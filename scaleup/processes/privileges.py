@@ -44,10 +44,10 @@ def drop(user: str | None, group: str | None, *, log_file: str | None) -> None:
     Raises StartupError: when that takes root, or when they could not read what may still have to be imported, or
     not open `log_file` again after a rotation.
     """
-    libc = ctypes.CDLL(None)
-    libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     if user is not None or group is not None:
         _become(user, group, log_file)
+    libc = ctypes.CDLL(None)
+    libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     if os.geteuid():
         libc.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
         libc.capset(struct.pack("Ii", CAPABILITY_VERSION_3, 0), bytes(CAPABILITY_SETS_BYTES))
