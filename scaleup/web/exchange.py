@@ -203,11 +203,13 @@ async def exchange(
     seconds: float,
     tasks: Tasks,
     interim: Callable[[ResponseHead], None],
+    *,
+    upgrades: bool = False,
 ) -> Response | Failure:
     """Send a request; return when the head of the response is here. The connection is lost with a Failure.
 
-    `request`: its head. `seconds`: for the application. `interim`: told of 1xx. It may be
-    the client that failed: see `body.problem`.
+    `request`: its head. `seconds`: for the application. `interim`: told of 1xx. `upgrades`: whether it asks for
+    another protocol. It may be the client that failed: see `body.problem`.
     """
     upload: Upload | None = None
     try:
@@ -217,6 +219,8 @@ async def exchange(
             upload = Upload(connection, body, seconds, tasks)
         for _ in range(MAX_INTERIM + 1):
             head = read_response(await _head(connection, seconds, upload))
+            if head.status == 101 and not upgrades:
+                raise SyntaxFault(502, "101 without a request for it")
             if head.status >= 200 or head.status == 101:
                 return Response(connection, head, response_length(method, head), method, seconds, upload)
             interim(head)

@@ -22,11 +22,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv4Network, IPv6Network
+from typing import Any
 
 from scaleup.net.addresses import is_in
 from scaleup.processes.logs import LimitedLog
@@ -49,7 +50,7 @@ from scaleup.web.origin import Origin
 from scaleup.web.problems import RETRY_AFTER, Problem
 from scaleup.web.reply import Frame, Reply
 from scaleup.web.stream import Stream
-from scaleup.web.syntax import ResponseHead
+from scaleup.web.syntax import RequestHead, ResponseHead
 from scaleup.web.targets import Target
 from scaleup.web.tunnel import tunnel
 
@@ -138,11 +139,15 @@ class Forwarder:
             self._pool.acquire(server)
             began, outcome = self._loop.time(), None
             try:
-                outcome = await self._try(server, request, message, hop, upgrade, last_try)
+                attempt = self._exchange(
+                    server, request, message, hop, last_try, upgrades=upgrade is not None
+                )
+                reads = head.method in _READS
+                outcome = await (attempt if reads else self._seeing_through(server, head, attempt))
             finally:
-                if not isinstance(outcome, Response):
-                    self._pool.release(server)
                 status = outcome.head.status if isinstance(outcome, Response) else None
+                if status is None:
+                    self._pool.release(server)
                 request.upstream = Upstream(server.name, status, self._loop.time() - began, len(tried) + 1)
             if isinstance(outcome, Response):
                 return self._relay(request, server, outcome, hop)
@@ -172,45 +177,38 @@ class Forwarder:
 
     # ----- one try --------------------------------------------------------------------------------
 
-    async def _try(
+    async def _seeing_through(
+        self, server: Server, head: RequestHead, attempt: Coroutine[Any, Any, Response | Failure]
+    ) -> Response | Failure:
+        """It goes on when it is we who are cancelled."""
+        task = self._tasks.spawn(attempt, name=f"{head.method} at {server.name}")
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if self._left_alone >= MAX_LEFT_ALONE:
+                task.cancel()
+            self._left_alone += 1
+            self._pool.acquire(server)  # the client has gone, but the server is still busy with it
+
+            def finished(task: asyncio.Task[Response | Failure]) -> None:
+                self._left_alone -= 1
+                if not self._left_alone:
+                    self._seen_through.set()
+                self._pool.release(server)
+                _close_unread(task)
+
+            task.add_done_callback(finished)
+            raise
+
+    async def _exchange(
         self,
         server: Server,
         request: Request,
         message: bytes,
         hop: Hop,
-        upgrade: bytes | None,
         last_try: float,
-    ) -> Response | Failure:
-        attempt = self._exchange(server, request, message, hop, last_try)
-        if request.head.method in _READS:
-            outcome = await attempt
-        else:
-            task = self._tasks.spawn(attempt, name=f"{request.head.method} at {server.name}")
-            try:
-                outcome = await asyncio.shield(task)
-            except asyncio.CancelledError:
-                if self._left_alone >= MAX_LEFT_ALONE:
-                    task.cancel()
-                self._left_alone += 1
-                self._pool.acquire(server)  # the client has gone, but the server is still busy with it
-
-                def finished(task: asyncio.Task[Response | Failure]) -> None:
-                    self._left_alone -= 1
-                    if not self._left_alone:
-                        self._seen_through.set()
-                    self._pool.release(server)
-                    _close_unread(task)
-
-                task.add_done_callback(finished)
-                raise
-        if isinstance(outcome, Response) and outcome.head.status == 101 and upgrade is None:
-            outcome.close()
-            outcome.connection.abort()
-            return Failure(502, "garbage", "101 without a request for it", was_sent=True, is_final=True)
-        return outcome
-
-    async def _exchange(
-        self, server: Server, request: Request, message: bytes, hop: Hop, last_try: float
+        *,
+        upgrades: bool,
     ) -> Response | Failure:
         origin, method, body = self._origins[server.name], request.head.method, request.body
         seconds, is_answering = self._rules.response_timeout, False
@@ -223,7 +221,9 @@ class Forwarder:
 
         if method in IDEMPOTENT and (used := origin.reuse()) is not None:
             crossing = min(self._loop.time() + CROSSING_SECONDS, last_try)
-            outcome = await exchange(used, message, method, body, seconds, self._tasks, interim)
+            outcome = await exchange(
+                used, message, method, body, seconds, self._tasks, interim, upgrades=upgrades
+            )
             if isinstance(outcome, Response) or outcome.reason != "disconnected" or body.has_begun:
                 return outcome
             if used.received or is_answering or self._loop.time() > crossing:
@@ -235,7 +235,9 @@ class Forwarder:
             return Failure(504, "connect_timeout", detail, was_sent=False)
         except OSError as error:
             return Failure(502, "connect", str(error), was_sent=False)
-        return await exchange(connection, message, method, body, seconds, self._tasks, interim)
+        return await exchange(
+            connection, message, method, body, seconds, self._tasks, interim, upgrades=upgrades
+        )
 
     # ----- the way there --------------------------------------------------------------------------
 
@@ -261,14 +263,14 @@ class Forwarder:
     def _hop(self, request: Request, target: Target) -> Hop:
         named, peer = request.head.named, request.peer
         return Hop(
-            name=self._name,
-            version=b"1.1" if request.head.is_http11 else b"1.0",
-            peer=peer.encode(),
-            peer_is_trusted=bool(self._rules.trusted) and is_in(peer, self._rules.trusted),
-            scheme=b"http" if request.connection.is_plain else b"https",
+            self._name,
+            b"1.1" if request.head.is_http11 else b"1.0",
+            peer.encode(),
+            bool(self._rules.trusted) and is_in(peer, self._rules.trusted),
+            b"http" if request.connection.is_plain else b"https",
             # RFC 9112 §3.2.2: a host in the target replaces the field
-            host=target.authority or named.get(b"host", b""),
-            request_id=request_id_of(named) or self._new_id(),
+            target.authority or named.get(b"host", b""),
+            request_id_of(named) or self._new_id(),
         )
 
     # ----- the way back ---------------------------------------------------------------------------

@@ -51,6 +51,8 @@ _NOT_IN_TRAILERS = (
 _NOT_TO_APPLICATION = _HOP_BY_HOP | _REQUEST_ONLY
 _NOT_TO_CLIENT = _HOP_BY_HOP | _RESPONSE_ONLY
 
+_NAMES_NOTHING = (b"keep-alive", b"close")
+
 _REQUEST_ID = re.compile(rb"[0-9A-Za-z._:/+=-]{1,128}")
 
 
@@ -160,4 +162,6 @@ def upgrade_of(named: Mapping[bytes, bytes]) -> bytes | None:
 def _dropped(named: Mapping[bytes, bytes], always: frozenset[bytes]) -> frozenset[bytes]:
     """RFC 9110 §7.6.1: the names that Connection lists end at this hop."""
     listed = named.get(b"connection")
-    return always if listed is None else always.union(members(listed))
+    if listed is None or listed in _NAMES_NOTHING:  # nearly always
+        return always
+    return always.union(members(listed))
