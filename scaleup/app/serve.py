@@ -25,6 +25,7 @@ from scaleup.app.views import Views
 from scaleup.app.watch import Watch
 from scaleup.net.sockets import endpoint_of
 from scaleup.processes import Process
+from scaleup.processes.worker import collect_rarely
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +82,7 @@ async def serve(settings: AppSettings, process: Process, sockets: Sequence[socke
             await server.start(sockets)
             log.info("listening on %s", ", ".join(str(endpoint_of(sock)) for sock in sockets))
             await watch.asked.wait()  # a refusal ends us here, before anybody has counted on us
+            collect_rarely()
             if not process.stopping.is_set():
                 process.ready()
             await process.stopping.wait()

@@ -65,7 +65,9 @@ _current: ContextVar[Session | None] = ContextVar("session", default=None)
 
 def begin(request: web.Request) -> Session:
     """A request begins. What it sends that is no position is taken for one that only the primary has."""
-    cookies = {name: text for name, text in request.cookies.items() if _OURS.fullmatch(name)}
+    cookies = {}
+    if "Cookie" in request.headers:  # else aiohttp would look for them all the same
+        cookies = {name: text for name, text in request.cookies.items() if _OURS.fullmatch(name)}
     needed = START if len(cookies) <= MAX_COOKIES else NEWEST
     for text in (*cookies.values(), *request.headers.getall(HEADER, ())):
         needed = needed.with_(_read(text))

@@ -7,13 +7,12 @@ from itertools import chain
 from scaleup.app.serve import serve
 from scaleup.app.settings import AppSettings
 from scaleup.processes import Message, Process, run_child
-from scaleup.processes.worker import Orders, collect_rarely, reporting, sockets_of
+from scaleup.processes.worker import Orders, reporting, sockets_of
 
 
 async def work(init: Message, process: Process) -> None:
     settings = AppSettings.model_validate(init.fields["settings"])
     Orders(process, settings.drain)
-    collect_rarely()
     async with reporting(process, "scaleup_app_"):
         await serve(settings, process, list(chain(*sockets_of(init))))
 

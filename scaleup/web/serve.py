@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from scaleup.processes import Process, logs
 from scaleup.processes.accept import affordable
-from scaleup.processes.worker import Orders
+from scaleup.processes.worker import Orders, collect_rarely
 from scaleup.upstream.balance import algorithm
 from scaleup.upstream.checks import Checker
 from scaleup.upstream.health import Change
@@ -67,6 +67,7 @@ async def serve(
         clients.accept(plain)
         if context is not None:
             clients.accept(tls, context)
+        collect_rarely()
         process.ready()
         async with asyncio.TaskGroup() as group:
             checks = group.create_task(checker.run(), name="health checks")

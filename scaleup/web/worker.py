@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import chain
 
 from scaleup.processes import Message, Process, run_child
-from scaleup.processes.worker import Orders, collect_rarely, reporting, sockets_of
+from scaleup.processes.worker import Orders, reporting, sockets_of
 from scaleup.web.serve import serve
 from scaleup.web.settings import WebSettings
 from scaleup.web.tls import context
@@ -18,7 +18,6 @@ async def work(init: Message, process: Process) -> None:
     plain, tls = sockets[: len(settings.listen)], sockets[len(settings.listen) :]
     certificates = init.descriptors[: init.fields["certificates"]]
     made = context([f"/proc/self/fd/{number}" for number in certificates]) if certificates else None
-    collect_rarely()
     async with reporting(process, "scaleup_web_"):
         await serve(
             settings, process, orders, list(chain(*plain)), list(chain(*tls)), made, init.fields["hsts"]
