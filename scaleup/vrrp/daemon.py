@@ -190,7 +190,8 @@ class Daemon:
         waits in the socket.
         """
         for datagram in instance.network.receive():
-            now = self._loop.time() - datagram.age  # of the arrival: what follows is our own delay
+            # Of the arrival, if that is not long ago: what follows is our own delay.
+            now = self._loop.time() - datagram.age
             advertisement = instance.read(datagram)
             if advertisement is not None:
                 source = datagram.source

@@ -7,6 +7,7 @@ nothing that was routed is believed.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 import struct
@@ -50,8 +51,9 @@ class Datagram:
 
 
 def stamp_arrivals(sock: socket.socket) -> None:
-    """So that `age_of` can tell of each."""
-    sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+    """So that `age_of` can tell of each; where the kernel does not, nothing has an age."""
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
 
 
 def age_of(ancillary: Sequence[tuple[int, int, bytes]]) -> float:
@@ -143,12 +145,16 @@ class UnicastUdp:
             except OSError:
                 continue  # an ICMP error for something sent earlier (ECONNREFUSED)
             hop_limit = None
-            for level, _, value in ancillary:
-                if level != socket.SOL_SOCKET:
+            for level, kind, value in ancillary:
+                if (level, kind) in _HOP_LIMITS:
                     hop_limit = int.from_bytes(value[:4], sys.byteorder)
             yield Datagram(data, ip_address(address[0]), self.source, hop_limit, age_of(ancillary))
 
 
+_HOP_LIMITS = (
+    (socket.IPPROTO_IP, socket.IP_TTL),
+    (socket.IPPROTO_IPV6, socket.IPV6_HOPLIMIT),
+)
 _ANCILLARY_ROOM = socket.CMSG_SPACE(4) + STAMP_ROOM
 _CURES = {
     errno.EADDRINUSE: "; end the other election there, or choose another --vrrp-port on all nodes",

@@ -114,7 +114,10 @@ class Routers:
         return self._follow(self._policy.rearranged(arrangement, faults, now), now)
 
     def advertisement_received(self, name: str, adv: Heard, sender: Address, now: float) -> list[Action]:
-        """An advertisement for this router passed the checks of §7.1; see `Router.advertisement_received`."""
+        """An advertisement for this router passed the checks of §7.1; see `Router.advertisement_received`.
+
+        `now`: when it arrived, which may be some milliseconds before what was told last.
+        """
         actions = self._follow(self._policy.advertisement_heard(name, adv.priority, now), now)
         outputs = self._routers[name].advertisement_received(adv, sender, now)
         return actions + self._follow_outputs(name, outputs, now) if outputs else actions

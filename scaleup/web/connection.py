@@ -283,9 +283,8 @@ class Connection(Stream):
         while True:
             data = self.received
             if data.startswith(b"\r") and (empty := _EMPTY_LINES.match(data)):
-                data = self.received = data[
-                    empty.end() :
-                ]  # RFC 9112 §2.2: before a request line they are ignored
+                # RFC 9112 §2.2: before a request line they are ignored
+                data = self.received = data[empty.end() :]
             if data == b"\r":
                 pass
             elif data:
@@ -328,7 +327,7 @@ class Connection(Stream):
                 about = b"Connection: keep-alive\r\n"
             if sends_body and reply.length is None and is_http11:
                 frame, about = chunk, about + b"Transfer-Encoding: chunked\r\n"
-            if self._secure and HSTS not in b"\n" + reply.lines.lower():  # unless an application says it
+            if self._secure and HSTS not in b"\n" + reply.lines.lower():  # an application's own stays
                 about += self._secure
         try:
             head = reply.head(about)

@@ -204,7 +204,7 @@ async def exchange(
     tasks: Tasks,
     interim: Callable[[ResponseHead], None],
     *,
-    upgrades: bool = False,
+    upgrades: bool,
 ) -> Response | Failure:
     """Send a request; return when the head of the response is here. The connection is lost with a Failure.
 

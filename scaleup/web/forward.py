@@ -263,14 +263,14 @@ class Forwarder:
     def _hop(self, request: Request, target: Target) -> Hop:
         named, peer = request.head.named, request.peer
         return Hop(
-            self._name,
-            b"1.1" if request.head.is_http11 else b"1.0",
-            peer.encode(),
-            bool(self._rules.trusted) and is_in(peer, self._rules.trusted),
-            b"http" if request.connection.is_plain else b"https",
+            name=self._name,
+            version=b"1.1" if request.head.is_http11 else b"1.0",
+            peer=peer.encode(),
+            peer_is_trusted=bool(self._rules.trusted) and is_in(peer, self._rules.trusted),
+            scheme=b"http" if request.connection.is_plain else b"https",
             # RFC 9112 §3.2.2: a host in the target replaces the field
-            target.authority or named.get(b"host", b""),
-            request_id_of(named) or self._new_id(),
+            host=target.authority or named.get(b"host", b""),
+            request_id=request_id_of(named) or self._new_id(),
         )
 
     # ----- the way back ---------------------------------------------------------------------------

@@ -18,19 +18,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from scaleup.web.syntax import (
-    MAX_REMEMBERED_FIELDS,
-    Field,
-    RequestHead,
-    ResponseHead,
-    lines_of,
-    members,
-    remembered,
-    request_fields,
-)
+from scaleup.web.syntax import Field, RequestFields, RequestHead, ResponseHead, lines_of, members
 
 _HOP_BY_HOP = frozenset(
-    b"connection proxy-connection keep-alive te trailer transfer-encoding upgrade".split()
+    b"connection proxy-connection keep-alive close te trailer transfer-encoding upgrade".split()
     # RFC 9110 §11.7: meant for, or from, the proxy next to the sender
     + b"proxy-authenticate proxy-authorization proxy-authentication-info".split()
 )
@@ -51,7 +42,7 @@ _NOT_IN_TRAILERS = (
 _NOT_TO_APPLICATION = _HOP_BY_HOP | _REQUEST_ONLY
 _NOT_TO_CLIENT = _HOP_BY_HOP | _RESPONSE_ONLY
 
-_NAMES_NOTHING = (b"keep-alive", b"close")
+_NAMES_NO_MORE = (b"keep-alive", b"close")
 
 _REQUEST_ID = re.compile(rb"[0-9A-Za-z._:/+=-]{1,128}")
 
@@ -83,6 +74,9 @@ def request_id_of(named: Mapping[bytes, bytes]) -> bytes | None:
 def to_application(head: RequestHead, hop: Hop) -> bytes:
     """A request's fields as the application gets them, as lines, without the framing."""
     named, chain, proto, host = head.named, hop.peer, hop.scheme, hop.host
+    passed_on = head.fields.passed_on
+    if passed_on is None:
+        passed_on = head.fields.passed_on = _passed_on(head.fields)
     if hop.peer_is_trusted:
         # A trusted peer's own claims are kept, and it is added to them.
         chain = b", ".join(filter(None, (named.get(b"x-forwarded-for"), hop.peer)))
@@ -94,7 +88,7 @@ def to_application(head: RequestHead, hop: Hop) -> bytes:
     # RFC 9112 §3.2: HTTP/1.1 may not be without Host; it is empty when none was named
     return b"Host: %b\r\n%b%bX-Forwarded-Proto: %b\r\n%bVia: %b\r\nX-Request-Id: %b\r\n" % (
         hop.host,
-        _passed_on(head.block),
+        passed_on,
         b"X-Forwarded-For: %b\r\n" % chain if chain else b"",
         proto,
         b"X-Forwarded-Host: %b\r\n" % host if host else b"",
@@ -103,15 +97,13 @@ def to_application(head: RequestHead, hop: Hop) -> bytes:
     )
 
 
-@remembered(256, MAX_REMEMBERED_FIELDS)
-def _passed_on(block: bytes) -> bytes:
-    """Of a request's fields, those that are the application's matter."""
-    fields, named = request_fields(block)
-    dropped = _dropped(named, _NOT_TO_APPLICATION)
+def _passed_on(fields: RequestFields) -> bytes:
+    """Those that are the application's matter."""
+    dropped = _dropped(fields.named, _NOT_TO_APPLICATION)
     return lines_of(
         [
             field
-            for field in fields
+            for field in fields.all
             if (name := field[0].lower()) not in dropped and not name.startswith(b"x-forwarded-")
         ]
     )
@@ -162,6 +154,6 @@ def upgrade_of(named: Mapping[bytes, bytes]) -> bytes | None:
 def _dropped(named: Mapping[bytes, bytes], always: frozenset[bytes]) -> frozenset[bytes]:
     """RFC 9110 §7.6.1: the names that Connection lists end at this hop."""
     listed = named.get(b"connection")
-    if listed is None or listed in _NAMES_NOTHING:  # nearly always
+    if listed is None or listed in _NAMES_NO_MORE:  # nearly always
         return always
     return always.union(members(listed))

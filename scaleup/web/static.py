@@ -8,6 +8,7 @@ it again as if for the first time, once for all who ask meanwhile, and what has 
 from __future__ import annotations
 
 import asyncio
+import errno
 import mimetypes
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -301,7 +302,13 @@ class _Parts:
                 to.write(part)
             elif part.length:
                 send = to.send_file if to.is_plain else partial(_send_pieces, to)
-                if await send(file, part.start, part.length, seconds) < part.length:
+                try:
+                    sent = await send(file, part.start, part.length, seconds)
+                except OSError as error:
+                    if error.errno in (errno.EIO, errno.ESTALE):  # the disk's fault, not the client's
+                        raise Broken(f"the file cannot be read: {error.strerror}", 500) from None
+                    raise
+                if sent < part.length:
                     raise Broken("the file became shorter while it was sent", 500)
 
     def trailers(self) -> bytes:

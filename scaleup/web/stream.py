@@ -3,9 +3,10 @@
 asyncio's own streams cost three times as much and have no time-outs. Here each wait has a deadline and no timer
 of its own: the one timer of a direction is left armed when the wait ends, and looks again when it fires.
 
-Little is not sent at once but at the end of the loop's turn, so that what many connections have to say in it goes
-out in one go. A peer that waits is woken by the first send, which costs more than the send itself, and is awake
-for the others; else it would be asleep again while Python makes the next message (docs/decisions/0013).
+What fits in SOON_BYTES is not sent at once but at the end of the loop's turn, so that what many connections have to
+say in it goes out in one go. A peer that waits is woken by the first send, which costs more than the send itself,
+and is awake for the others; else it would be asleep again while Python makes the next message
+(docs/decisions/0013).
 
 Bounds: reading pauses at READ_AHEAD_BYTES (the transport may add one read of its own, 256 KiB); writing, by
 `drain`, at WRITE_AHEAD_BYTES, and SOON_BYTES or, by `send`, PIECE_BYTES.
@@ -164,16 +165,16 @@ class Stream(asyncio.Protocol):
         if data:
             self._unsent, self._unsent_bytes = [], 0
             if not self.is_lost:
-                self.transport.writelines(
-                    data
-                )  # not joined: a file in memory need not be copied for each client
+                # Not joined: a file in memory need not be copied for each client.
+                self.transport.writelines(data)
 
     def take_back(self, written: int) -> bool:
         """Make `written` what it was, as if nothing had been said since; False when some of it has gone."""
         kept = self._unsent_bytes - (self.written - written)
         if kept < 0:
             return False
-        self._unsent, self._unsent_bytes, self.written = [b"".join(self._unsent)[:kept]], kept, written
+        self._unsent = [b"".join(self._unsent)[:kept]] if kept else []
+        self._unsent_bytes, self.written = kept, written
         return True
 
     def write_eof(self) -> None:

@@ -35,7 +35,7 @@ MAX_RESPONSE_FIELDS = 500
 MAX_REMEMBERED = 256
 """Longer values are rare, and what is made of 8 KiB can take 130 KiB: a stranger could fill a cache with such."""
 MAX_REMEMBERED_FIELDS = 2048
-"""All of a request's, together."""
+"""All of a request's, together. Secrets of clients are among them, which so stay in memory for a while."""
 
 _Text = TypeVar("_Text", str, bytes)
 _Made = TypeVar("_Made")
@@ -79,15 +79,25 @@ class SyntaxFault(Exception):
 
 
 @dataclass(slots=True)
-class RequestHead:
-    """`block`: the fields as they came, as lines. `named`: by lower-case name, the values of all fields of that
-    name, joined as a list (RFC 9110 §5.3).
+class RequestFields:
+    """The fields of a request, perhaps of many: a client says the same of itself each time. `named`: by lower-case
+    name, the values of all fields of that name, joined as a list (RFC 9110 §5.3). `passed_on`: what of them goes to
+    the application, as lines, once `headers` has been asked.
     """
+
+    all: Sequence[Field]
+    named: Mapping[bytes, bytes]
+    passed_on: bytes | None = None
+
+
+@dataclass(slots=True)
+class RequestHead:
+    """`named`: that of the fields."""
 
     method: str
     target: str
     is_http11: bool
-    block: bytes
+    fields: RequestFields
     named: Mapping[bytes, bytes]
 
     def line(self) -> bytes:
@@ -97,7 +107,7 @@ class RequestHead:
 
 @dataclass(slots=True)
 class ResponseHead:
-    """`named`: see RequestHead. The reason phrase is dropped: nothing may depend on it (RFC 9112 §4)."""
+    """`named`: see RequestFields. The reason phrase is dropped: nothing may depend on it (RFC 9112 §4)."""
 
     status: int
     is_http11: bool
@@ -111,11 +121,10 @@ def read_request(head: bytes) -> RequestHead:
     if line is None:
         raise SyntaxFault(400, "This is not HTTP as RFC 9112 has it.")
     method, target, minor = line.groups()
-    block = head[line.end() : -2]
-    _, named = request_fields(block)
     if len(target) > MAX_LINE_BYTES:
         raise SyntaxFault(414, "The request target is too long.")
-    return RequestHead(method.decode(), target.decode(), minor == b"1", block, named)
+    fields = _request_fields(head[line.end() : -2])
+    return RequestHead(method.decode(), target.decode(), minor == b"1", fields, fields.named)
 
 
 def read_response(head: bytes) -> ResponseHead:
@@ -163,9 +172,9 @@ def read_trailers(section: bytes) -> list[Field]:
     return _fields(section[:-2])[0]
 
 
-@remembered(256, MAX_REMEMBERED_FIELDS)  # a client says the same of itself with each request
-def request_fields(block: bytes) -> tuple[Sequence[Field], Mapping[bytes, bytes]]:
-    """The fields in `block`, lines, and by their names (see `RequestHead`). Raises SyntaxFault."""
+@remembered(256, MAX_REMEMBERED_FIELDS)
+def _request_fields(block: bytes) -> RequestFields:
+    """`block`: lines. Raises SyntaxFault."""
     if not _REQUEST_FIELDS.fullmatch(block):
         raise SyntaxFault(400, "This is not HTTP as RFC 9112 has it.")
     if block.count(b"\n") > MAX_FIELDS:  # counted before they are taken apart, which costs far more
@@ -173,7 +182,7 @@ def request_fields(block: bytes) -> tuple[Sequence[Field], Mapping[bytes, bytes]
     fields, named = _fields(block)
     if len(block) > MAX_LINE_BYTES and any(len(name) + len(value) > MAX_LINE_BYTES for name, value in fields):
         raise SyntaxFault(431, "A header field is too large.")
-    return fields, named
+    return RequestFields(fields, named)
 
 
 def _fields(block: bytes) -> tuple[list[Field], dict[bytes, bytes]]:

@@ -2,19 +2,24 @@
 
 import asyncio
 import email
+import errno
 import gzip
 import os
 import resource
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from web_harness import Answer, Application, running, until
 
 from scaleup.web import cache, disk, static
+from scaleup.web.conditions import Span
 from scaleup.web.disk import Disk, File
 from scaleup.web.problems import Problem
+from scaleup.web.reply import Broken
+from scaleup.web.static import _Parts
+from scaleup.web.stream import Stream
 
 BIG = bytes(range(256)) * 4096  # 1 MiB: several pieces
 
@@ -561,3 +566,17 @@ def test_a_folder_that_becomes_a_link_after_it_was_looked_at_leads_nowhere(root:
     (root / "sub" / "outside").write_text("inside")
     with pytest.raises(Problem, match="404"):
         Raced(root).find((b"sub", b"outside"), is_folder=False)
+
+
+async def test_a_disk_that_fails_is_not_taken_for_a_client_that_has_left(root: Path) -> None:
+    class Client:
+        is_plain = True
+
+        async def send_file(self, *arguments: object) -> int:
+            raise OSError(errno.EIO, "Input/output error")
+
+    (root / "file").write_bytes(b"12345")
+    parts = _Parts(File(bytes(root / "file")), [Span(0, 5)])
+    with pytest.raises(Broken, match="the file cannot be read: Input/output error") as broken:
+        await parts.send(cast(Stream, Client()), lambda piece: piece, 1.0)
+    assert broken.value.status == 500

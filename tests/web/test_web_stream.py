@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from scaleup.web.stream import Wait
+from scaleup.web.stream import Stream, Wait
 
 
 async def test_a_wait_ends_when_it_is_woken_or_at_its_deadline() -> None:
@@ -45,3 +45,37 @@ async def test_who_is_cancelled_takes_nothing_from_who_waits_next() -> None:
             await wait.until(loop.time() + 60)
     assert first.cancelled()
     wait.end()
+
+
+class Heard(asyncio.Transport):
+    """Remembers what is sent."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.data = b""
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.data += data
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        pass
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+
+@pytest.mark.parametrize("before", [b"", b"first"])
+async def test_what_is_written_after_some_was_taken_back_is_sent_by_itself(before: bytes) -> None:
+    stream, heard = Stream(asyncio.get_running_loop()), Heard()
+    stream.connection_made(heard)
+    if before:
+        stream.write(before)
+    written = stream.written
+    if before:
+        stream.write(b"taken back")
+    assert stream.take_back(written)
+    assert stream.has_unsent == bool(before)
+    stream.write(b"second")
+    await asyncio.sleep(0)
+    assert heard.data == before + b"second"
+    assert not stream.has_unsent

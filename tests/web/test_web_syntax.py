@@ -23,7 +23,6 @@ from scaleup.web.syntax import (
     read_response,
     read_trailers,
     refuse_beginning,
-    request_fields,
 )
 from scaleup.web.targets import parse
 
@@ -39,9 +38,9 @@ def response(*fields: bytes, line: bytes = b"HTTP/1.1 200 OK") -> bytes:
 def test_a_request() -> None:
     head = read_request(request(b"Host: a", b"X:\t b \t", b"x:c", b"Y:", line=b"PATCH-2 /a?b HTTP/1.0"))
     assert (head.method, head.target, head.is_http11) == ("PATCH-2", "/a?b", False)
-    assert request_fields(head.block)[0] == [(b"Host", b"a"), (b"X", b"b"), (b"x", b"c"), (b"Y", b"")]
+    assert head.fields.all == [(b"Host", b"a"), (b"X", b"b"), (b"x", b"c"), (b"Y", b"")]
     assert head.named == {b"host": b"a", b"x": b"b, c", b"y": b""}
-    assert read_request(request()).block == b""
+    assert read_request(request()).fields.all == []
 
 
 def test_a_response() -> None:
