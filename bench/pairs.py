@@ -204,12 +204,15 @@ class Pair:
     def settled(self) -> tuple[Node, Node]:
         """The Active and the Backup, once only one of them has spoken for a while."""
         while_ns = round(QUIET_INTERVALS * self.interval * 1e9)
+        lately: set[str] = set()
 
         def alone() -> bool:
-            return len(self.advertised(time.time_ns() - while_ns)) == 1
+            lately.clear()
+            lately.update(self.advertised(time.time_ns() - while_ns))
+            return len(lately) == 1
 
         until(alone, "one node, and only one, advertises", SLACK_SECONDS + 10 * self.interval)
-        (mac,) = self.advertised(time.time_ns() - while_ns)
+        (mac,) = lately
         first, second = self.nodes
         return (first, second) if first.mac == mac else (second, first)
 
