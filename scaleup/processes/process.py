@@ -47,6 +47,8 @@ class Process:
         """Set by all of them, too, but not by a soft stop (see `stops_softly`)."""
         self.orphaned = False
         """Whether the parent has died."""
+        self.when_orphaned: Callable[[], None] = lambda: None
+        """What is to be done at once then, before whoever waits for `stopping` has its turn."""
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self.registry.register(_LogCollector(self.log_dropped))
@@ -185,11 +187,12 @@ class Process:
             self.on_message(message)
 
     def _parent_died(self) -> None:
-        log.warning("the parent process is gone: stopping")
         self.orphaned = True
         self._first.cancel()
         self.stopping.set()
         self.urgent.set()
+        self.when_orphaned()
+        log.warning("the parent process is gone: stopping")
 
     def _watch_signals(self) -> None:
         loop = asyncio.get_running_loop()

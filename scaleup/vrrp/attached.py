@@ -47,6 +47,7 @@ async def serve(init: Message, process: Process) -> None:
             )
         )
         process.on_message = partial(obey, daemon)
+        process.when_orphaned = daemon.stop
         be_on_time(election.realtime)
         daemon.start()
         process.ready()

@@ -64,10 +64,16 @@ class Routers:
     @property
     def deadline(self) -> float | None:
         """When the earliest timer of any router, or of the policy, fires."""
+        return self.wake(ahead=0.0)
+
+    def wake(self, ahead: float) -> float | None:
+        """The same, but so many seconds ahead of each take-over."""
         earliest = self._policy.deadline
         for router in self._routers.values():
-            if router.deadline is not None and (earliest is None or router.deadline < earliest):
-                earliest = router.deadline
+            if router.deadline is not None:
+                time = router.deadline - ahead * (router.state is State.BACKUP)
+                if earliest is None or time < earliest:
+                    earliest = time
         return earliest
 
     def checks(self) -> dict[str, bool | None]:

@@ -22,6 +22,7 @@ from scaleup.vrrp import routers as routers_module
 from scaleup.vrrp.clock import ClockWatch
 from scaleup.vrrp.instance import DROP_CAUSES
 from scaleup.vrrp.metrics import ElectionCollector, snapshot
+from scaleup.vrrp.network import Datagram
 
 A, B, STRANGER = "127.0.60.1", "127.0.60.2", "127.0.60.3"
 TICK = 0.02
@@ -179,6 +180,30 @@ async def test_the_timer_itself_reads_whatever_the_loop_calls_first(stage: Stage
     peer.advertise(200, interval_cs=100)
     await until(lambda: node.instance.received == 1)
     assert node.roles == ["backup"]
+
+
+async def test_what_comes_in_the_last_moment_keeps_a_backup_that_is_awake(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(daemon_module, "AWAKE_SECONDS", 10.0)  # all of the time that it waits
+    node, peer = stage.node(B, A, interval=1.0), stage.peer(A, to=B)
+    receive, looks = node.network.receive, 0
+
+    def look() -> Iterator[Datagram]:
+        nonlocal looks
+        looks += 1
+        if looks == 5:
+            monkeypatch.setattr(daemon_module, "AWAKE_SECONDS", 0.001)
+            peer.advertise(200, interval_cs=4000)
+        return receive()
+
+    monkeypatch.setattr(node.network, "receive", look)
+    due = node.daemon.routers.deadline
+    await until(lambda: node.instance.received == 1)
+    assert due is not None
+    assert asyncio.get_running_loop().time() < due
+    assert node.roles == ["backup"]
+    assert sum(node.daemon.lateness.counts) == 0, "nothing was due yet"
 
 
 async def test_a_late_riser_who_heard_nothing_takes_over(stage: Stage) -> None:

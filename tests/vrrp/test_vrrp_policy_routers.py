@@ -69,6 +69,17 @@ def test_the_deadline_is_the_earliest_of_all() -> None:
     assert it.deadline == NOW + 1
 
 
+def test_it_wakes_ahead_of_a_take_over_and_of_nothing_else() -> None:
+    it = node(RouterPolicy("VI_1", 100), RouterPolicy("VI_2", 200))
+    take_over = it["VI_2"].deadline
+    assert take_over is not None
+    assert it.wake(0.25) == take_over - 0.25
+    it.timer_expired(take_over)
+    assert it.deadline == it["VI_1"].deadline
+    it.timer_expired(it.deadline or 0)
+    assert it.wake(0.25) == it.deadline == it["VI_2"].deadline, "an Active's next advertisement"
+
+
 def test_a_router_alone_does_what_it_does_without_a_policy() -> None:
     it, alone = node(RouterPolicy("VI_1", 100)), Router(vrid=51, priority=100, interval=1.0, address=OURS)
     alone.startup(NOW)
