@@ -51,8 +51,8 @@ log = logging.getLogger(__name__)
 TAKE_AGAIN_SECONDS = 5.0  # until an address that could not be taken is tried again
 LOOK_AGAIN_SECONDS = 1.0  # until an interface that is gone is looked for again
 AWAKE_SECONDS = 0.001
-"""By which a Backup is woken ahead of its take-over, to be wide awake then: from its sleep it would come 0.1 to 0.2 ms
-late, and do slowly what it has not done for long. It is only for one that has heard nothing for so long.
+"""By which a Backup is woken ahead of its take-over, to be wide awake then: from its sleep it would come 0.1 to
+0.2 ms late, and do slowly what it has not done for long. It is only for one that has heard nothing for so long.
 """
 
 
