@@ -60,7 +60,6 @@ def problem(
     )
 
 
-@web.middleware
 async def answer_problems(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Whatever a view raises becomes a problem."""
     try:

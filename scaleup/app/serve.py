@@ -69,6 +69,7 @@ async def serve(settings: AppSettings, process: Process, sockets: Sequence[socke
         views,
         name=settings.name,
         registry=process.registry,
+        positions=bool(replicas),
         grace=settings.drain / 2,
         log_access=settings.access_log,
     )

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from functools import cache
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 from aiohttp.web_protocol import RequestHandler
 from prometheus_client import CollectorRegistry, Counter
 
@@ -59,20 +60,28 @@ class _Handler(RequestHandler):
         return response
 
 
-@web.middleware
-async def _identify(request: web.Request, handler: Handler) -> web.StreamResponse:
-    request_id.begin(request.headers.get(request_id.HEADER))
-    deadline.begin(request.headers.get(deadline.HEADER))
-    its_session = session.begin(request)
-    response = await handler(request)
-    its_session.tell(response)
-    return response
+def _answering(positions: bool) -> Middleware:
+    """One middleware, since each costs some microseconds."""
+
+    @web.middleware
+    async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+        request_id.begin(request.headers.get(request_id.HEADER))
+        deadline.begin(request.headers.get(deadline.HEADER))
+        if not positions:
+            return await answer_problems(request, handler)
+        its_session = session.begin(request)
+        response = await answer_problems(request, handler)
+        its_session.tell(response)
+        return response
+
+    return answer
 
 
 class HttpServer:
     """Serves the views. `name` stands in `X-Served-By` of every response to a request that is HTTP.
 
-    `grace`: seconds that `stop` gives to requests in progress.
+    `positions`: whether clients carry along what they have seen (see `session`). `grace`: seconds that `stop` gives
+    to requests in progress.
     """
 
     def __init__(
@@ -81,6 +90,7 @@ class HttpServer:
         *,
         name: str,
         registry: CollectorRegistry,
+        positions: bool = False,
         grace: float = 1.0,
         log_access: bool = False,
     ) -> None:
@@ -90,9 +100,7 @@ class HttpServer:
             "scaleup_app_responses_total", "Responses by status", ["status"], registry=registry
         )
         self._responses = cache(lambda status: responses.labels(str(status)))
-        application = web.Application(
-            middlewares=[_identify, answer_problems], client_max_size=MAX_BODY_BYTES
-        )
+        application = web.Application(middlewares=[_answering(positions)], client_max_size=MAX_BODY_BYTES)
         application.add_routes(views.routes())
         application.on_response_prepare.append(self._prepare)
         self._access_log = access_log if log_access else None
