@@ -43,9 +43,8 @@ class InvalidLinkError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A stored link. `id` grows with every link; `created` is in UTC, without a time zone."""
+    """A stored link. `created` is in UTC, without a time zone."""
 
-    id: int
     code: str
     url: str
     clicks: int

@@ -27,7 +27,7 @@ from scaleup.app.transactions import UNKNOWN, Stand, Transactions
 T = TypeVar("T")
 
 INSERT = "INSERT INTO links (code, url, created) VALUES (%s, %s, %s)"
-SELECT = "SELECT id, code, url, clicks, created FROM links WHERE code IN (%s)"
+SELECT = "SELECT code, url, clicks, created FROM links WHERE code IN (%s)"
 FIRST_PAGE = "SELECT id, code, url, clicks, created FROM links ORDER BY id DESC LIMIT %s"
 NEXT_PAGE = "SELECT id, code, url, clicks, created FROM links WHERE id < %s ORDER BY id DESC LIMIT %s"
 DELETE = "DELETE FROM links WHERE code = %s"
@@ -44,6 +44,9 @@ DELETE_KEYS = "DELETE FROM idempotency_keys WHERE id < %s AND created < %s"
 WHO = "SELECT VERSION(), CONNECTION_ID()"
 
 _DUPLICATE = 1062
+
+Page = list[tuple[int, Link]]
+"""Links, each with its id, which grows from link to link: what comes after this page is what is below its last."""
 
 KEYS_AT_A_TIME = 1000
 """Old keys that one DELETE takes: rows are locked meanwhile."""
@@ -80,18 +83,18 @@ class Reader:
         urls, stand = await self._urls.ask(code)
         return urls.get(code), stand
 
-    async def page(self, limit: int, after: int | None) -> tuple[list[Link], Stand]:
+    async def page(self, limit: int, after: int | None) -> tuple[Page, Stand]:
         query, parameters = (FIRST_PAGE, (limit,)) if after is None else (NEXT_PAGE, (after, limit))
 
-        async def work(cursor: Any) -> list[Link]:
+        async def work(cursor: Any) -> Page:
             await cursor.execute(query, parameters)
-            return [Link(*row) for row in await cursor.fetchall()]
+            return [(row[0], Link(*row[1:])) for row in await cursor.fetchall()]
 
         return await self._transactions.read(work)
 
     async def _get(self, codes: Sequence[str]) -> tuple[dict[str, Link], Stand]:
         rows, stand = await self._rows(SELECT, codes)
-        return {row[1]: Link(*row) for row in rows}, stand
+        return {row[0]: Link(*row) for row in rows}, stand
 
     async def _url(self, codes: Sequence[str]) -> tuple[dict[str, str], Stand]:
         rows, stand = await self._rows(SELECT_URL, codes)
@@ -123,7 +126,7 @@ class Store:
 
         async def work(cursor: Any) -> Link:
             await _insert(cursor, code, url, created)
-            return Link(cursor.lastrowid, code, url, 0, created)
+            return Link(code, url, 0, created)
 
         return await self._write(self._transactions.statement(work))
 
@@ -172,7 +175,7 @@ class Store:
         """The URL to redirect to."""
         return await self._read(lambda reader: reader.url(code))
 
-    async def page(self, limit: int, after: int | None = None) -> list[Link]:
+    async def page(self, limit: int, after: int | None = None) -> Page:
         """The newest links, or the newest of those older than the one whose id is `after`.
 
         A page costs the same however deep it is, and links that come or go meanwhile neither repeat nor

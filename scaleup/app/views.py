@@ -47,6 +47,7 @@ PAGE_SIZE, MAX_PAGE_SIZE = 20, 100
 MAX_ID = 2**63 - 1
 NEW_CODE_TRIES = 5
 """Each meets a taken code with a chance of links / 2.2e12."""
+JSON = {"Content-Type": "application/json; charset=utf-8"}
 _DESCRIPTION = files("scaleup.app").joinpath("openapi.json").read_bytes()
 
 
@@ -91,7 +92,7 @@ class Views:
         key = read_key(header, {"url": url, "code": code})
 
         async def add_once(code: str, now: datetime) -> str:
-            response = to_json(Link(0, code, url, 0, now).as_json()).decode()
+            response = to_json(Link(code, url, 0, now).as_json()).decode()
             return await self._store.add_once(key, response, code, url, now)
 
         try:
@@ -115,8 +116,8 @@ class Views:
         limit = _number(request, "limit", 1, MAX_PAGE_SIZE) or PAGE_SIZE
         found = await self._store.page(limit + 1, after=_number(request, "after", 0, MAX_ID))
         links = found[:limit]
-        following = str(links[-1].id) if len(found) > limit else None
-        return _answer(to_json({"links": [link.as_json() for link in links], "next": following}))
+        following = str(links[-1][0]) if len(found) > limit else None
+        return _answer(to_json({"links": [link.as_json() for _, link in links], "next": following}))
 
     async def show(self, request: web.Request) -> web.Response:
         code = request.match_info["code"]
@@ -180,9 +181,7 @@ def _created(link: str) -> web.Response:
 
 
 def _answer(body: bytes, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
-    return web.Response(
-        body=body, status=status, headers=headers, content_type="application/json", charset="utf-8"
-    )
+    return web.Response(body=body, status=status, headers=JSON if headers is None else {**JSON, **headers})
 
 
 def _no_link(code: str) -> ProblemError:

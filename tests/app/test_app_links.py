@@ -126,7 +126,7 @@ def test_new_codes_are_codes_that_nobody_misreads() -> None:
 
 
 def test_a_link_as_json() -> None:
-    link = Link(7, "abc", "https://example.org/", 3, datetime(2026, 1, 31, 12, 0, 0))
+    link = Link("abc", "https://example.org/", 3, datetime(2026, 1, 31, 12, 0, 0))
     assert link.as_json() == {
         "code": "abc",
         "url": "https://example.org/",

@@ -19,7 +19,7 @@ NOW = datetime(2026, 1, 31, 12, 0, 0, 123456)
 
 async def test_what_is_added_is_there(store: Store) -> None:
     added = await store.add("abc", URL, NOW)
-    assert added == Link(added.id, "abc", URL, 0, NOW)
+    assert added == Link("abc", URL, 0, NOW)
     assert await store.get("abc") == added
 
 
@@ -46,20 +46,22 @@ async def test_upper_and_lower_case_are_two_codes(store: Store) -> None:
 
 
 async def test_pages_go_from_the_newest_to_the_oldest(store: Store) -> None:
-    links = [await store.add(f"c{number}", URL, NOW) for number in range(5)]
-    links.reverse()
-    assert await store.page(2) == links[:2]
-    assert await store.page(2, after=links[1].id) == links[2:4]
-    assert await store.page(2, after=links[3].id) == links[4:]
-    assert await store.page(2, after=links[4].id) == []
-    assert await store.page(10) == links
+    added = [await store.add(f"c{number}", URL, NOW) for number in range(5)]
+    pages = await store.page(10)
+    assert [link for _, link in pages] == added[::-1]
+    assert await store.page(2) == pages[:2]
+    assert await store.page(2, after=pages[1][0]) == pages[2:4]
+    assert await store.page(2, after=pages[3][0]) == pages[4:]
+    assert await store.page(2, after=pages[4][0]) == []
 
 
 async def test_a_page_does_not_shift_when_links_come_and_go(store: Store) -> None:
-    links = [await store.add(f"c{number}", URL, NOW) for number in range(4)]
+    for number in range(4):
+        await store.add(f"c{number}", URL, NOW)
+    pages = await store.page(10)
     await store.add("new", URL, NOW)
     await store.delete("c2")  # the one that the first page ended with
-    assert await store.page(2, after=links[2].id) == [links[1], links[0]]
+    assert await store.page(2, after=pages[1][0]) == pages[2:]
 
 
 async def test_deleting(store: Store) -> None:
@@ -92,7 +94,7 @@ KEY = Key("k1", "fingerprint")
 async def test_a_key_is_answered_as_the_first_time_and_done_once(store: Store) -> None:
     assert await store.add_once(KEY, "first", "abc", URL, NOW) == "first"
     assert await store.add_once(KEY, "second", "def", URL, NOW) == "first"
-    assert [link.code for link in await store.page(10)] == ["abc"]
+    assert [link.code for _, link in await store.page(10)] == ["abc"]
     assert await store.delete("abc")
     assert await store.add_once(KEY, "third", "abc", URL, NOW) == "first"  # what happened since is no matter
 
@@ -101,7 +103,7 @@ async def test_one_key_many_times_at_once_is_done_once(store: Store) -> None:
     answers = await asyncio.gather(
         *(store.add_once(KEY, f"{number}", f"c{number}", URL, NOW) for number in range(8))
     )
-    (link,) = await store.page(10)
+    ((_, link),) = await store.page(10)
     assert set(answers) == {link.code.removeprefix("c")}
 
 
