@@ -10,12 +10,12 @@ became of the change that was asked for: `failed`, it was not made; or `unknown`
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 
 from aiohttp import web
+from pydantic_core import to_json
 
 from scaleup.app import request_id
 from scaleup.app.links import InvalidLinkError
@@ -56,7 +56,7 @@ def problem(
         status=status,
         headers=headers,
         content_type="application/problem+json",
-        body=json.dumps(body).encode(),
+        body=to_json(body),
     )
 
 

@@ -68,7 +68,7 @@ class Views:
         self._trusted, self._readiness = trusted, readiness
 
     def routes(self) -> list[web.RouteDef]:
-        return [  # what is asked for most often first: that is how aiohttp looks for it
+        return [  # of those that begin alike, what is asked for most often first: aiohttp tries one after the other
             web.get("/l/{code}", self.follow),
             web.get("/api/links/{code}", self.show),
             web.delete("/api/links/{code}", self.delete),

@@ -191,8 +191,10 @@ class Process:
         self._first.cancel()
         self.stopping.set()
         self.urgent.set()
-        self.when_orphaned()
-        log.warning("the parent process is gone: stopping")
+        try:
+            self.when_orphaned()
+        finally:
+            log.warning("the parent process is gone: stopping")
 
     def _watch_signals(self) -> None:
         loop = asyncio.get_running_loop()

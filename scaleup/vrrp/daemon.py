@@ -2,7 +2,8 @@
 
 Everything that happens takes the same three steps: tell the routers, do what they return, arm the one timer
 for the next deadline. What they decide, when they wake too late and when a node leaves its elections is told in
-`routers` and `policy`: here is nothing that the simulation does not run.
+`routers` and `policy`: here is nothing that the simulation does not run, but for the moment that a Backup
+waits awake.
 
 On waking, a Backup reads what has arrived before it judges the timer: after a pause of this process the
 advertisements that keep it a Backup are already in the socket. An Active one whose timer is due advertises first,
@@ -51,8 +52,8 @@ log = logging.getLogger(__name__)
 TAKE_AGAIN_SECONDS = 5.0  # until an address that could not be taken is tried again
 LOOK_AGAIN_SECONDS = 1.0  # until an interface that is gone is looked for again
 AWAKE_SECONDS = 0.001
-"""By which a Backup is woken ahead of its take-over, to be wide awake then: from its sleep it would come 0.1 to
-0.2 ms late, and do slowly what it has not done for long. It is only for one that has heard nothing for so long.
+"""By which a Backup is woken before its Active_Down_Timer fires, to be wide awake then: from sleep it would come
+0.1 to 0.2 ms late, and do slowly what it has not done for long. In a steady state that timer does not come so far.
 """
 
 
@@ -210,12 +211,14 @@ class Daemon:
                 break
 
     def _timer_expired(self) -> None:
-        due = self.routers.deadline
-        self._woken()
         self._wait_awake()
+        due = self.routers.deadline
         if due is not None and (late := self._loop.time() - due) >= 0:
             self.lateness.observe(late)
-        self._hear_before_judging()
+        self._woken()
+        for instance in self.instances.values():
+            if instance.router.state is not State.ACTIVE:
+                self._read(instance, [instance])
         deadline, now = self.routers.deadline, self._loop.time()
         if deadline is None or now < deadline:
             self._arm()
@@ -223,14 +226,16 @@ class Daemon:
             self._act(self.routers.timer_expired(now), "timer")
 
     def _wait_awake(self) -> None:
-        """For a take-over that is due at once, looking for what would keep us from it: see AWAKE_SECONDS."""
-        while (due := self.routers.deadline) is not None and 0 < due - self._loop.time() <= AWAKE_SECONDS:
-            self._hear_before_judging()
-
-    def _hear_before_judging(self) -> None:
-        for instance in self.instances.values():
-            if instance.router.state is not State.ACTIVE:
-                self._read(instance, [instance])
+        """Where a take-over is near, until any timer is due, looking for what would keep us from it. It ends: one
+        that is put off beyond AWAKE_SECONDS from now is no reason to wait, however often that happens.
+        """
+        end = self._loop.time() + AWAKE_SECONDS
+        while near := [it for it in self.instances.values() if it.is_backup_and_due(end)]:
+            for instance in near:
+                self._read(instance, self.instances.values())
+            due = self.routers.deadline
+            if due is None or self._loop.time() >= due:
+                break
 
     # ----- what is done ---------------------------------------------------------------------------
 

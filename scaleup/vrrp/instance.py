@@ -128,6 +128,10 @@ class Instance:
         router = self.router
         return router.state is State.ACTIVE and router.deadline is not None and now >= router.deadline
 
+    def is_backup_and_due(self, now: float) -> bool:
+        router = self.router
+        return router.state is State.BACKUP and router.deadline is not None and now >= router.deadline
+
     def changed(self, transition: Transition, event: str) -> None:
         """Log the transition and count it. `event`: one of EVENTS."""
         log.info(

@@ -17,6 +17,12 @@ from scaleup.processes.channel import Channel
 pytestmark = pytest.mark.slow  # real processes
 
 PARENT = ("-m", "tier", "--act", "parent")
+LAST_WORDS = [
+    "web/kid INFO    the child hears of it at once",
+    "web/kid WARNING the parent process is gone: stopping",
+    "web/kid INFO    the child ends",
+]
+"""Of its child, when it is killed."""
 
 
 def test_a_bug_keeps_its_traceback() -> None:
@@ -43,7 +49,7 @@ def test_a_child_ends_when_its_parent_is_killed() -> None:
         with watched(int(tier.line("child").split()[1])) as child:
             tier.signal(signal.SIGKILL)
             child.ends()
-        assert "web/kid WARNING the parent process is gone: stopping" in tier.end()[2]
+        assert [line[24:] for line in tier.end()[2].splitlines()[-3:]] == LAST_WORDS
 
 
 def test_a_child_that_is_starting_ends_when_its_parent_is_killed() -> None:
@@ -104,7 +110,7 @@ def test_log_files_are_opened_again_on_sigusr2_also_by_children(tmp_path: Path) 
     assert "web/kid INFO    the child logs" in old.read_text()
     assert [line[24:] for line in log.read_text().splitlines()] == [
         "web INFO    SIGTERM: stopping",
-        "web/kid WARNING the parent process is gone: stopping",
+        *LAST_WORDS,
     ]
 
 

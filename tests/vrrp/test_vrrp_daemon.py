@@ -8,6 +8,7 @@ import errno
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from ipaddress import ip_address
 from pathlib import Path
@@ -23,6 +24,7 @@ from scaleup.vrrp.clock import ClockWatch
 from scaleup.vrrp.instance import DROP_CAUSES
 from scaleup.vrrp.metrics import ElectionCollector, snapshot
 from scaleup.vrrp.network import Datagram
+from scaleup.vrrp.routers import Action
 
 A, B, STRANGER = "127.0.60.1", "127.0.60.2", "127.0.60.3"
 TICK = 0.02
@@ -51,6 +53,19 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that is busy for 4 × TICK makes a node trust its clock again, and rightly so."""
     from_future = ClockWatch.from_future
     monkeypatch.setattr(ClockWatch, "from_future", lambda watch, now, patience: from_future(watch, now, 60.0))
+
+
+def count_turns() -> Callable[[], int]:
+    """How often the loop has gone round since."""
+    loop, turns = asyncio.get_running_loop(), 0
+
+    def turn() -> None:
+        nonlocal turns
+        turns += 1
+        loop.call_later(0, turn)
+
+    turn()
+    return lambda: turns
 
 
 @pytest.fixture
@@ -187,13 +202,11 @@ async def test_what_comes_in_the_last_moment_keeps_a_backup_that_is_awake(
 ) -> None:
     monkeypatch.setattr(daemon_module, "AWAKE_SECONDS", 10.0)  # all of the time that it waits
     node, peer = stage.node(B, A, interval=1.0), stage.peer(A, to=B)
-    receive, looks = node.network.receive, 0
+    receive, turns, looks = node.network.receive, count_turns(), list[int]()
 
     def look() -> Iterator[Datagram]:
-        nonlocal looks
-        looks += 1
-        if looks == 5:
-            monkeypatch.setattr(daemon_module, "AWAKE_SECONDS", 0.001)
+        looks.append(turns())
+        if len(looks) == 5:
             peer.advertise(200, interval_cs=4000)
         return receive()
 
@@ -202,8 +215,47 @@ async def test_what_comes_in_the_last_moment_keeps_a_backup_that_is_awake(
     await until(lambda: node.instance.received == 1)
     assert due is not None
     assert asyncio.get_running_loop().time() < due
+    assert len(set(looks[:5])) == 1, "it looks again and again, and nothing else has its turn"
     assert node.roles == ["backup"]
     assert sum(node.daemon.lateness.counts) == 0, "nothing was due yet"
+
+
+async def test_who_says_farewell_again_and_again_does_not_keep_it_awake(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After each of them a take-over is due within a Skew_Time, here less than AWAKE_SECONDS."""
+    node, peer = stage.node(B, A, priority=254, interval=0.1), stage.peer(A, to=B)
+    receive, turns, looks = node.network.receive, count_turns(), list[int]()
+
+    def look() -> Iterator[Datagram]:
+        looks.append(turns())
+        if len(looks) <= 2000:
+            peer.advertise(0, interval_cs=10)
+        return receive()
+
+    monkeypatch.setattr(node.network, "receive", look)
+    await node.becomes("active")
+    assert max(Counter(looks).values()) < 1000, "the loop has its turn after AWAKE_SECONDS"
+
+
+async def test_waking_ahead_is_no_reason_to_take_over(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    node, peer = stage.node(B, A, priority=254, interval=0.1), stage.peer(A, to=B)
+    routers, judged = node.daemon.routers, list[tuple[float, float]]()
+    expired = routers.timer_expired
+
+    def judge(now: float) -> list[Action]:
+        judged.append((now, routers.deadline or 0.0))
+        return expired(now)
+
+    monkeypatch.setattr(routers, "timer_expired", judge)
+    peer.advertise(250, interval_cs=10)  # then silence
+    await node.becomes("active")
+    peer.advertise(255, interval_cs=10)
+    await node.becomes("backup")
+    peer.advertise(0, interval_cs=10)  # a Skew_Time that is shorter than AWAKE_SECONDS
+    await node.becomes("active")
+    assert len(judged) >= 2
+    assert all(now >= due for now, due in judged)
 
 
 async def test_a_late_riser_who_heard_nothing_takes_over(stage: Stage) -> None:
