@@ -120,7 +120,7 @@ def test_an_insert_without_an_automatic_id_has_none(client: Client) -> None:
 
 def test_values_come_back_as_they_were(client: Client) -> None:
     add(client, "a")
-    ((_, code, url, clicks, created),) = client(SELECT, "a")
+    ((code, url, clicks, created),) = client(SELECT, "a")
     assert (code, url, clicks, created) == ("a", URL, 0, NOW)
     assert isinstance(clicks, int)
 
