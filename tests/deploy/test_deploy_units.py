@@ -133,7 +133,7 @@ def test_the_shipped_files_make_a_cluster(machine: Machine) -> None:
     until(lambda: answers(machine, f"{VIRTUAL}/"), "the page, through the virtual address", machine)
     body = json.dumps({"url": "http://example.com/", "code": "unit"})
     make = ("-X", "POST", "-H", "Content-Type: application/json", "-d", body, f"{VIRTUAL}/api/links")
-    assert '"code": "unit"' in machine.run("curl", "-s", *make).stdout
+    assert json.loads(machine.run("curl", "-s", *make).stdout)["code"] == "unit"
     assert "302" in machine.run("curl", "-si", f"{VIRTUAL}/l/unit").stdout.splitlines()[0]
 
 
