@@ -1,8 +1,8 @@
-"""What /metrics says of an application and its database; server.py adds its responses."""
+"""What /metrics says of an application and its database."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -15,11 +15,20 @@ from scaleup.app.upkeep import Clicks
 
 
 def measure(
-    registry: CollectorRegistry, pool: Pool, transactions: Transactions, clicks: Clicks, replicas: Replicas
+    registry: CollectorRegistry,
+    pool: Pool,
+    transactions: Transactions,
+    clicks: Clicks,
+    replicas: Replicas,
+    responses: Mapping[int, int],
 ) -> None:
-    """Read at each scrape; nothing is counted twice."""
+    """Read at each scrape; nothing is counted twice. `responses`: how many, by status."""
 
     def collect() -> Iterator[Metric]:
+        sent = CounterMetricFamily("scaleup_app_responses", "Responses by status", labels=["status"])
+        for status, count in responses.items():
+            sent.add_metric([str(status)], count)
+        yield sent
         connections = GaugeMetricFamily(
             "scaleup_app_database_connections", "Connections of the pool", labels=["state"]
         )

@@ -71,8 +71,8 @@ async def answer_problems(request: web.Request, handler: Handler) -> web.StreamR
         return problem(400, f"{error.field} {error}", field=error.field)
     except DatabaseAwayError as error:
         return _from_database(error)  # no line in the log for each request: watch.py tells it once
-    except web.HTTPException as error:
-        return _from_aiohttp(request, error)
+    except web.HTTPException:  # server.py turns these into problems; some are not even raised in here
+        raise
     except Exception:
         log.exception("%s %s failed (request %s)", request.method, request.raw_path, request_id.current.get())
         return problem(500, "an error of the application; its log says more")
@@ -86,9 +86,10 @@ def _from_database(error: DatabaseAwayError) -> web.Response:
     return problem(503, f"the database {busy}; nothing was changed", outcome="failed", headers=RETRY)
 
 
-def _from_aiohttp(request: web.Request, error: web.HTTPException) -> web.StreamResponse:
+def problem_of_aiohttp(request: web.BaseRequest, error: web.HTTPException) -> web.StreamResponse:
+    """What aiohttp itself has to say of a request. A redirect is none, and stays what it is."""
     if error.status < 400:
-        raise error
+        return error
     if isinstance(error, web.HTTPMethodNotAllowed):
         allowed = ", ".join(sorted(error.allowed_methods))
         detail = f"{request.path} takes {allowed}, not {error.method}"

@@ -12,8 +12,9 @@ from contextvars import ContextVar
 
 HEADER = "X-Request-Id"
 
-current: ContextVar[str] = ContextVar("request id", default="-")
-"""`-`: what we do of our own accord."""
+NONE = "-"
+"""For what we do of our own accord."""
+current: ContextVar[str] = ContextVar("request id", default=NONE)
 
 _HARMLESS = re.compile(r"[A-Za-z0-9._-]{1,64}")  # nothing that a line of a log could be faked with
 
@@ -21,3 +22,9 @@ _HARMLESS = re.compile(r"[A-Za-z0-9._-]{1,64}")  # nothing that a line of a log 
 def begin(given: str | None) -> None:
     """A request begins. `given`: its id, by who sent it."""
     current.set(given if given and _HARMLESS.fullmatch(given) else f"{random.getrandbits(64):016x}")
+
+
+def begin_once(given: str | None) -> None:
+    """As `begin`, unless it has begun."""
+    if current.get() == NONE:
+        begin(given)

@@ -48,7 +48,6 @@ async def serve(settings: AppSettings, process: Process, sockets: Sequence[socke
     )
     store = Store(transactions, reading)
     clicks = Clicks(store)
-    measure(process.registry, pool, transactions, clicks, reading)
     watch = Watch(pool, tell=lambda state: process.event("database", state=state))
 
     async def database_readiness() -> str | None:
@@ -68,11 +67,11 @@ async def serve(settings: AppSettings, process: Process, sockets: Sequence[socke
     server = HttpServer(
         views,
         name=settings.name,
-        registry=process.registry,
         positions=bool(replicas),
         grace=settings.drain / 2,
         log_access=settings.access_log,
     )
+    measure(process.registry, pool, transactions, clicks, reading, server.responses)
     try:
         async with asyncio.TaskGroup() as tasks:
             watching = tasks.create_task(watch.run(), name="watch the database")

@@ -13,16 +13,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 from aiohttp.web_protocol import RequestHandler
-from prometheus_client import CollectorRegistry, Counter
 
 from scaleup.app import deadline, request_id, session
-from scaleup.app.problems import Handler, answer_problems, problem
+from scaleup.app.problems import Handler, answer_problems, problem, problem_of_aiohttp
 from scaleup.app.views import Views
 
 log = logging.getLogger(__name__)
@@ -40,7 +39,24 @@ LINGERING_SECONDS = 1.0
 
 
 class _Handler(RequestHandler):
-    """One connection."""
+    """One connection. `complete(response)`: called with every response, aiohttp's own too, before it is sent."""
+
+    def __init__(
+        self, server: web.Server, complete: Callable[[web.StreamResponse], None], **bounds: Any
+    ) -> None:
+        super().__init__(server, **bounds)
+        self._complete = complete
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Here rather than in the signal `on_response_prepare`, which costs several times as much."""
+        if isinstance(resp, web.HTTPException):
+            # 404 and 405 come by the middleware, 417 does not.
+            request_id.begin_once(request.headers.get(request_id.HEADER))
+            resp = problem_of_aiohttp(request, resp)
+        self._complete(resp)
+        return await super().finish_response(request, resp, start_time)
 
     def handle_error(
         self,
@@ -50,12 +66,15 @@ class _Handler(RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         """A request that is not HTTP. (What fails in a view is answered by `answer_problems`.)"""
+        request_id.begin(None)
         if status < 500:
-            log.info("%s sent what is not HTTP: %s", request.remote, str(message or exc).partition("\n")[0])
+            reason = str(message or exc).partition("\n")[0]
+            log.info(
+                "%s sent what is not HTTP: %s (request %s)", request.remote, reason, request_id.current.get()
+            )
         else:
             log.error("a request of %s failed", request.remote, exc_info=exc)
         response = problem(status, message or "this is not HTTP" if status < 500 else "the log says more")
-        response.headers["Server"] = "scaleup"
         response.force_close()
         return response
 
@@ -89,20 +108,16 @@ class HttpServer:
         views: Views,
         *,
         name: str,
-        registry: CollectorRegistry,
         positions: bool = False,
         grace: float = 1.0,
         log_access: bool = False,
     ) -> None:
         self._name = name
         self._draining = False
-        responses = Counter(
-            "scaleup_app_responses_total", "Responses by status", ["status"], registry=registry
-        )
-        self._responses = cache(lambda status: responses.labels(str(status)))
+        self.responses: dict[int, int] = {}
+        """How many there were, by status."""
         application = web.Application(middlewares=[_answering(positions)], client_max_size=MAX_BODY_BYTES)
         application.add_routes(views.routes())
-        application.on_response_prepare.append(self._prepare)
         self._access_log = access_log if log_access else None
         self._runner = web.AppRunner(application, shutdown_timeout=grace)
         self._servers: list[asyncio.Server] = []
@@ -128,6 +143,7 @@ class HttpServer:
         assert self._runner.server is not None
         return _Handler(
             self._runner.server,
+            self._complete,
             loop=asyncio.get_running_loop(),
             keepalive_timeout=KEEPALIVE_SECONDS,
             lingering_time=LINGERING_SECONDS,
@@ -135,14 +151,14 @@ class HttpServer:
             max_line_size=MAX_LINE_BYTES,
             max_field_size=MAX_LINE_BYTES,
             access_log_format=ACCESS_LOG_FORMAT,
-            access_log=self._access_log,  # type: ignore[arg-type] # None turns it off, though not in its type
+            access_log=self._access_log,
         )
 
-    async def _prepare(self, _request: web.Request, response: web.StreamResponse) -> None:
-        response.headers["X-Served-By"] = self._name
-        response.headers[request_id.HEADER] = request_id.current.get()
-        response.headers["Server"] = "scaleup"  # aiohttp would tell versions
+    def _complete(self, response: web.StreamResponse) -> None:
+        headers = response.headers
+        headers["X-Served-By"] = self._name
+        headers[request_id.HEADER] = request_id.current.get()
+        headers["Server"] = "scaleup"  # aiohttp would tell versions
         if self._draining:
             response.force_close()
-            response.headers["Connection"] = "close"  # aiohttp has written this header before it asks us
-        self._responses(response.status).inc()
+        self.responses[response.status] = self.responses.get(response.status, 0) + 1

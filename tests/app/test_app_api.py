@@ -239,6 +239,13 @@ async def test_when_no_code_is_free_nothing_was_done(app: App, monkeypatch: pyte
     assert problem["outcome"] == "failed"
 
 
+async def test_an_expectation_that_nobody_knows(app: App) -> None:
+    """aiohttp answers it before it asks us."""
+    headers = {"Expect": "a-miracle", "X-Request-Id": "abc-8"}
+    _, response = await answer(app, "GET", "/healthz", 417, headers=headers)
+    assert response.headers["X-Request-Id"] == "abc-8"
+
+
 async def test_the_log_says_which_request(database: DatabaseServer, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", logger="scaleup.app.access")
     async with run_app(database, access_log=True) as app:
@@ -283,10 +290,13 @@ async def raw(app: App, request: bytes) -> bytes:
 async def test_what_breaks_http_is_answered_400_and_closed(
     app: App, request_bytes: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", logger="scaleup.app.server")
     answered = await raw(app, request_bytes)
     assert answered.startswith((b"HTTP/1.1 400 ", b"HTTP/1.0 400 "))
     assert b"application/problem+json" in answered
     assert b"aiohttp" not in answered
+    (its_id,) = re.findall(rb"\r\nX-Request-Id: ([0-9a-f]{16})\r\n", answered)
+    assert f"(request {its_id.decode()})" in caplog.text
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
