@@ -269,12 +269,14 @@ class Pool:
         """Close what is idle now, and what is in use when it comes back."""
         self._closed = True
         writers = [it.raw._writer for it in self._idle if it.raw._writer is not None]
-        with contextlib.suppress(TimeoutError, OSError):
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_SECONDS):
-                for connection in self._idle:
-                    await connection.raw.ensure_closed()
+                for connection in self._idle:  # RuntimeError is uvloop's, when it was reset
+                    with contextlib.suppress(OSError, RuntimeError):
+                        await connection.raw.ensure_closed()
                 for writer in writers:  # TLS says goodbye as well, which takes some turns of the loop
-                    await writer.wait_closed()
+                    with contextlib.suppress(OSError):
+                        await writer.wait_closed()
         for writer in writers:
             writer.transport.abort()
         self._drop_idle()

@@ -10,12 +10,12 @@ became of the change that was asked for: `failed`, it was not made; or `unknown`
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 
 from aiohttp import web
-from pydantic_core import to_json
 
 from scaleup.app import request_id
 from scaleup.app.links import InvalidLinkError
@@ -40,9 +40,11 @@ class ProblemError(Exception):
         field: str | None = None,
         outcome: str | None = None,
         headers: Mapping[str, str] | None = None,
+        closes: bool = False,
     ) -> None:
+        """`closes`: the connection ends with it."""
         super().__init__(detail)
-        self.status, self.detail, self.headers = status, detail, headers
+        self.status, self.detail, self.headers, self.closes = status, detail, headers, closes
         self.field, self.outcome = field, outcome
 
 
@@ -56,7 +58,7 @@ def problem(
         status=status,
         headers=headers,
         content_type="application/problem+json",
-        body=to_json(body),
+        body=json.dumps(body, separators=(",", ":")).encode(),  # pydantic's takes no half of a surrogate pair
     )
 
 
@@ -66,7 +68,10 @@ async def answer_problems(request: web.Request, handler: Handler) -> web.StreamR
         return await handler(request)
     except ProblemError as error:
         members = {"field": error.field, "outcome": error.outcome}
-        return problem(error.status, error.detail, headers=error.headers, **members)
+        response = problem(error.status, error.detail, headers=error.headers, **members)
+        if error.closes:
+            response.force_close()
+        return response
     except InvalidLinkError as error:
         return problem(400, f"{error.field} {error}", field=error.field)
     except DatabaseAwayError as error:

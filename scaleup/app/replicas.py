@@ -129,15 +129,19 @@ class Replicas:
         if not isinstance(error, DatabaseBusyError):
             replica.becomes(str(error))
 
-    def answered(self, replica: Replica, needed: Position, stand: Stand) -> bool:
-        """Whether what it answered may be used."""
-        if not stand.applied.covers(needed):
-            if stand is UNKNOWN:  # the question came to nothing, and it may be another than the one chosen
-                return False
-            replica.becomes(f"it has gone back to {str(stand.applied) or 'the beginning'}")
-            return False
-        replica.applied = replica.applied.with_(stand.applied)
-        return True
+    def answered(self, replica: Replica, before: Position, needed: Position, stand: Stand) -> bool:
+        """Whether what it answered may be used. `before`: what was known of it when it was chosen.
+
+        Only its own words count against it: `needed` may be what a client has made up.
+        """
+        if (
+            stand is not UNKNOWN
+        ):  # else the question came to nothing, and it may be another than the one chosen
+            if not stand.applied.covers(before):
+                replica.becomes(f"it has gone back to {str(stand.applied) or 'the beginning'}")
+            elif replica.applied.covers(before):  # else it was made anew meanwhile
+                replica.applied = replica.applied.with_(stand.applied)
+        return stand.applied.covers(needed)
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -202,8 +206,9 @@ class Replicas:
             limit = min(2 * WAIT_SECONDS, replica.pool.timeout)
             async with replica.pool.cursor(limit) as cursor:
                 await cursor.execute(WAIT, (str(needed), WAIT_SECONDS))
-                if await cursor.fetchone() != (0,):
-                    return False
+                return bool(
+                    await cursor.fetchone() == (0,)
+                )  # which looks at numbers only, not at who gave them
         except DatabaseAwayError as error:
             self.failed(replica, error)
             return False
@@ -212,8 +217,6 @@ class Replicas:
             return False
         finally:
             self._waiting -= 1
-        replica.applied = replica.applied.with_(needed)
-        return True
 
 
 async def _look(pool: Pool, query: str) -> tuple[Any, ...]:

@@ -72,13 +72,14 @@ async def serve(settings: AppSettings, process: Process, sockets: Sequence[socke
         log_access=settings.access_log,
     )
     measure(process.registry, pool, transactions, clicks, reading, server.responses)
+    served = asyncio.Event()
     try:
         async with asyncio.TaskGroup() as tasks:
             watching = tasks.create_task(watch.run(), name="watch the database")
             forgetting = tasks.create_task(keep_forgetting(store), name="forget old keys")
             looking = tasks.create_task(reading.run(), name="watch the replicas")
             tasks.create_task(stopping_ends(watch.asked, process.stopping), name="wait for the end")
-            tasks.create_task(clicks.keep_flushing(process.stopping), name="write the clicks")
+            tasks.create_task(clicks.keep_flushing(served), name="write the clicks")
             await server.start(sockets)
             log.info("listening on %s", ", ".join(str(endpoint_of(sock)) for sock in sockets))
             await watch.asked.wait()  # a refusal ends us here, before anybody has counted on us
@@ -89,11 +90,12 @@ async def serve(settings: AppSettings, process: Process, sockets: Sequence[socke
             server.drain()
             if not process.orphaned:  # else nobody is left to notice
                 await asyncio.sleep(settings.drain / 2)
-            watching.cancel()
-            forgetting.cancel()
-            looking.cancel()
+            await server.stop()
+            served.set()
+            for task in (watching, forgetting, looking):
+                task.cancel()
     finally:
-        await server.stop()
+        await server.stop()  # when something has failed
         await clicks.write_last(settings.database_timeout)
         await asyncio.gather(*(it.close() for it in (pool, *replicas)))
 

@@ -1,8 +1,9 @@
 """The HTTP server of an application process: aiohttp with bounds, and what every response carries.
 
 Limits: a request's head may have 8 KiB a line, its body MAX_BODY_BYTES; a connection that is idle, or that
-has not sent a whole head, for KEEPALIVE_SECONDS is closed. A client that goes away does not cancel what was
-begun for it (aiohttp's default): a link is stored or not, whoever is still listening.
+has not sent a whole head, for KEEPALIVE_SECONDS is closed, and so is one whose client does not take what it asked
+for. A client that goes away does not cancel what was begun for it (aiohttp's default): a link is stored or not,
+whoever is still listening.
 
 What breaks HTTP is answered by aiohttp with 400 and the end of the connection; it becomes a problem like
 every other error, and a line of the log instead of a traceback.
@@ -11,6 +12,7 @@ every other error, and a line of the log instead of a traceback.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 from collections.abc import Callable, Sequence
@@ -34,6 +36,12 @@ KEEPALIVE_SECONDS = 30.0
 """Also the time for a request's head. Longer than proxies keep idle connections (aiohttp's client: 15 s), so
 that it is they who close, and never we while a request is on its way."""
 ACCESS_LOG_FORMAT = f'%a "%r" %s %b %{{User-Agent}}i %Tf s, request %{{{request_id.HEADER}}}o'
+SEND_SECONDS = 30.0
+"""How long a client may take for what waits for it in our buffer, less its quarter."""
+LOOK_SECONDS = 0.02
+"""At the end, until it is looked whether requests are still in progress."""
+CUT_SECONDS = 0.1
+"""What is cut off at the end has so long to notice, twice."""
 LINGERING_SECONDS = 1.0
 """How long a body that nobody wants is still read, so that the client sees the answer and not a reset."""
 
@@ -46,6 +54,29 @@ class _Handler(RequestHandler):
     ) -> None:
         super().__init__(server, **bounds)
         self._complete = complete
+        self._too_slow: asyncio.TimerHandle | None = None
+
+    @property
+    def is_busy(self) -> bool:
+        """A request has come, and its response has not gone yet."""
+        return self._request_in_progress
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        assert self.transport is not None
+        self._too_slow = asyncio.get_running_loop().call_later(SEND_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._hurry_no_more()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._hurry_no_more()
+        super().connection_lost(exc)
+
+    def _hurry_no_more(self) -> None:
+        if self._too_slow is not None:
+            self._too_slow.cancel()
 
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
@@ -66,14 +97,13 @@ class _Handler(RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         """A request that is not HTTP. (What fails in a view is answered by `answer_problems`.)"""
-        request_id.begin(None)
+        request_id.begin_once(request.headers.get(request_id.HEADER))
+        its_id = request_id.current.get()
         if status < 500:
             reason = str(message or exc).partition("\n")[0]
-            log.info(
-                "%s sent what is not HTTP: %s (request %s)", request.remote, reason, request_id.current.get()
-            )
+            log.info("%s sent what is not HTTP: %s (request %s)", request.remote, reason, its_id)
         else:
-            log.error("a request of %s failed", request.remote, exc_info=exc)
+            log.error("a request of %s failed (request %s)", request.remote, its_id, exc_info=exc)
         response = problem(status, message or "this is not HTTP" if status < 500 else "the log says more")
         response.force_close()
         return response
@@ -97,7 +127,7 @@ def _answering(positions: bool) -> Middleware:
 
 
 class HttpServer:
-    """Serves the views. `name` stands in `X-Served-By` of every response to a request that is HTTP.
+    """Serves the views. `name` stands in `X-Served-By` of every response.
 
     `positions`: whether clients carry along what they have seen (see `session`). `grace`: seconds that `stop` gives
     to requests in progress.
@@ -119,7 +149,8 @@ class HttpServer:
         application = web.Application(middlewares=[_answering(positions)], client_max_size=MAX_BODY_BYTES)
         application.add_routes(views.routes())
         self._access_log = access_log if log_access else None
-        self._runner = web.AppRunner(application, shutdown_timeout=grace)
+        self._grace = grace
+        self._runner = web.AppRunner(application, shutdown_timeout=CUT_SECONDS)
         self._servers: list[asyncio.Server] = []
 
     async def start(self, sockets: Sequence[socket.socket]) -> None:
@@ -134,10 +165,21 @@ class HttpServer:
         self._draining = True
 
     async def stop(self) -> None:
-        """Accept nothing more, and let requests in progress finish."""
+        """Accept nothing more, and let requests in progress finish.
+
+        aiohttp would no longer read their bodies then, and grant each connection the time twice.
+        """
         for server in self._servers:
             server.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._grace):
+                while self._is_busy():  # noqa: ASYNC110 - aiohttp sets no event
+                    await asyncio.sleep(LOOK_SECONDS)
         await self._runner.cleanup()
+
+    def _is_busy(self) -> bool:
+        connections = self._runner.server.connections if self._runner.server else []
+        return any(isinstance(it, _Handler) and it.is_busy for it in connections)
 
     def _connection(self) -> _Handler:
         assert self._runner.server is not None

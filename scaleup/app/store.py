@@ -19,7 +19,7 @@ from scaleup.app import session
 from scaleup.app.idempotency import Key, KeyReusedError
 from scaleup.app.links import Link
 from scaleup.app.lookup import Lookup
-from scaleup.app.outcomes import DatabaseAwayError, DatabaseBusyError
+from scaleup.app.outcomes import DatabaseAwayError, DatabaseBusyError, OutcomeUnknownError
 from scaleup.app.position import NEWEST, START, Position
 from scaleup.app.replicas import REPLICA_SHARE, Replicas
 from scaleup.app.transactions import UNKNOWN, Stand, Transactions
@@ -195,8 +195,9 @@ class Store:
     async def _write(self, doing: Awaitable[tuple[T, Stand]]) -> T:
         try:
             result, stand = await doing
-        except Exception:
-            self._saw(NEWEST)  # it may be done, or a refusal has told what is there
+        except Exception as error:
+            if not isinstance(error, DatabaseAwayError) or isinstance(error, OutcomeUnknownError):
+                self._saw(NEWEST)  # a refusal has told what is there, or it may be done
             raise
         self._saw(stand.shown)
         return result
@@ -205,31 +206,35 @@ class Store:
         if not self._replicas or not self._readers:
             result, _ = await ask(self._primary)
             return result
-        needed, primary = session.needed(), self._replicas.primary
-        end = asyncio.get_running_loop().time() + primary.timeout * (1 + REPLICA_SHARE)
-        if replica := await self._replicas.choose(needed):
-            try:
-                result, stand = await ask(self._readers[replica])
-            except (DatabaseAwayError, Error) as error:
-                self._replicas.failed(replica, error)
-            else:
-                if self._replicas.answered(replica, needed, stand):
-                    self._saw(stand.shown)
-                    return result
-        if not needed.is_newest:
-            result, stand = await ask(self._primary)
-            if needed == START or (stand is not UNKNOWN and stand.shown.covers(needed)):
-                self._saw(stand.shown)
-                return result
-        # Another server may have become the primary, and what the client has seen be of that one.
         try:
-            async with asyncio.timeout_at(end):
-                await primary.recheck()
-                result, stand = await ask(self._primary)
+            async with asyncio.timeout(self._replicas.primary.timeout * (1 + REPLICA_SHARE)):
+                result, stand = await self._read_from(self._replicas, ask)
         except TimeoutError:
             raise DatabaseBusyError("no time was left to ask who the primary is, and then that one") from None
         self._saw(stand.shown)
         return result
+
+    async def _read_from(
+        self, replicas: Replicas, ask: Callable[[Reader], Awaitable[tuple[T, Stand]]]
+    ) -> tuple[T, Stand]:
+        """From a replica, else from the primary, else from the one that is the primary now."""
+        needed = session.needed()
+        if replica := await replicas.choose(needed):
+            before = replica.applied
+            try:
+                result, stand = await ask(self._readers[replica])
+            except (DatabaseAwayError, Error) as error:
+                replicas.failed(replica, error)
+            else:
+                if replicas.answered(replica, before, needed, stand):
+                    return result, stand
+        if not needed.is_newest:
+            result, stand = await ask(self._primary)
+            if needed == START or (stand is not UNKNOWN and stand.shown.covers(needed)):
+                return result, stand
+        # Another server may have become the primary, and what the client has seen be of that one.
+        await replicas.primary.recheck()
+        return await ask(self._primary)
 
     def _saw(self, position: Position) -> None:
         if self._readers:

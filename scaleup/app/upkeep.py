@@ -88,14 +88,14 @@ class Clicks:
         if self.lost > lost:
             log.warning("%d clicks were not written before the end", self.lost - lost)
 
-    async def keep_flushing(self, stopping: asyncio.Event) -> None:
-        """Until `stopping`: who stops us writes the rest when no more requests come."""
-        while not stopping.is_set():
+    async def keep_flushing(self, served: asyncio.Event) -> None:
+        """Until all that will be `served` was: who stops us writes the rest."""
+        while not served.is_set():
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(FLUSH_SECONDS):
-                    await stopping.wait()
+                    await served.wait()
             try:
-                await self.flush(enough=stopping.is_set)
+                await self.flush(enough=served.is_set)
             except DatabaseAwayError as error:
                 log.debug("%d clicks wait: %s", self.waiting, error)  # watch.py tells that it is away
             except Error as error:  # no reason to end the process: it can still redirect

@@ -212,10 +212,8 @@ async def _read_members(request: web.Request, allowed: Sequence[str]) -> dict[st
         async with asyncio.timeout(BODY_SECONDS):
             members = json.loads(await request.read())
     except TimeoutError:
-        headers = {"Connection": "close"}  # RFC 9110 §15.5.9
-        raise ProblemError(
-            408, f"the body was not there within {BODY_SECONDS:g} s", headers=headers
-        ) from None
+        detail = f"the body was not there within {BODY_SECONDS:g} s"
+        raise ProblemError(408, detail, closes=True) from None  # RFC 9110 §15.5.9
     except (web.RequestPayloadError, ConnectionError) as error:
         raise ProblemError(400, f"the body breaks off: {error}") from None
     except (ValueError, RecursionError) as error:  # RecursionError: brackets nested by the thousand

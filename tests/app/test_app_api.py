@@ -213,10 +213,11 @@ async def test_who_am_i(app: App, database: DatabaseServer) -> None:
 
 
 async def test_a_request_keeps_its_id_or_gets_one(app: App) -> None:
-    _, response = await answer(app, "GET", "/api/links/x", 404, headers={"X-Request-Id": "web1-7.a_b"})
-    assert response.headers["X-Request-Id"] == "web1-7.a_b"
+    for kept in ("web1-7.a_b", "Root=1-67:a/b+c", "x" * 128):
+        _, response = await answer(app, "GET", "/api/links/x", 404, headers={"X-Request-Id": kept})
+        assert response.headers["X-Request-Id"] == kept
     own = []
-    for given in ("", "a b", "x" * 65, "ä"):
+    for given in ("", "a b", "x" * 129, "ä"):
         _, response = await answer(app, "GET", "/api/whoami", 200, headers={"X-Request-Id": given})
         own.append(response.headers["X-Request-Id"])
     assert len(set(own)) == 4
@@ -304,6 +305,13 @@ HEAD = b"POST /api/links HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r
 BODY = b'{"url": "https://example.org/"}'
 
 
+async def test_a_member_that_utf_8_cannot_say(app: App, caplog: pytest.LogCaptureFixture) -> None:
+    headers = {"Content-Type": "application/json"}
+    for body in (r'{"\ud800": 1}', r'{"url": "https://\ud800/"}', r'{"url": "https://a/", "code": "\udfff"}'):
+        await answer(app, "POST", "/api/links", 400, data=body, headers=headers)
+    assert "Traceback" not in caplog.text
+
+
 async def test_a_body_that_does_not_come(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("scaleup.app.views.BODY_SECONDS", 0.1)
     reader, writer = await asyncio.open_connection(app.endpoint.host, app.endpoint.port)
@@ -312,6 +320,9 @@ async def test_a_body_that_does_not_come(app: App, monkeypatch: pytest.MonkeyPat
         head = await reader.readuntil(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 408 ")
     assert b"Connection: close" in head
+    writer.write(BODY + b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
+    async with asyncio.timeout(20):
+        assert b"HTTP/1.1" not in await reader.read()  # the problem, and then the end
     writer.close()
     await writer.wait_closed()
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import random
+import socket
+import struct
 import time
 from collections.abc import AsyncIterator, Callable
 
+import aiomysql
 import pytest
 from app_harness import make_pool, until
 from database_servers import PASSWORD, DatabaseServer
@@ -16,13 +20,14 @@ from pymysql.err import OperationalError, ProgrammingError
 
 from bench.ports import free_port
 from scaleup.app.address import DatabaseAddress
+from scaleup.app.encryption import Connection
 from scaleup.app.outcomes import (
     DatabaseAwayError,
     DatabaseBusyError,
     DatabaseOverloadedError,
     DatabaseRefusesError,
 )
-from scaleup.app.pool import Pool
+from scaleup.app.pool import Pool, _Connection
 from scaleup.net.addresses import Endpoint
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], object]
@@ -379,6 +384,24 @@ async def test_a_closed_pool_keeps_nothing(database: DatabaseServer) -> None:
         async with pool.cursor():
             await pool.close()
         assert pool.idle == 0
+
+
+async def test_a_connection_that_was_reset_does_not_hinder_closing_the_others() -> None:
+    """uvloop raises RuntimeError on writing to it."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        pool = Pool(DatabaseAddress("u", Endpoint(*server.getsockname()), "d"), "", size=2, timeout=1.0)
+        clients = []
+        for _ in range(2):
+            raw = Connection(host="127.0.0.1", user="u", db="d")
+            raw._reader, raw._writer = await aiomysql.connection._open_connection(*server.getsockname())
+            clients.append(raw._writer)
+            pool._idle.append(_Connection(raw, pool.endpoint, math.inf))
+            with server.accept()[0] as accepted:
+                accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        await until(lambda: all(it.transport.is_closing() for it in clients))
+        assert pool.idle == 2
+        await pool.close()
+    assert pool.idle == 0
 
 
 def test_the_password_of_these_tests_is_one_that_goes_wrong_easily() -> None:

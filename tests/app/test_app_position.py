@@ -5,15 +5,19 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import AsyncIterator
+from datetime import datetime
 from typing import Any
 
 import pytest
+from aiohttp.test_utils import make_mocked_request
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scaleup.app.outcomes import DatabaseAwayError
+from scaleup.app import session
+from scaleup.app.outcomes import DatabaseAwayError, OutcomeUnknownError
 from scaleup.app.position import MAX_DOMAINS, NEWEST, START, Position
 from scaleup.app.replicas import LOOK_SECONDS, MAX_LAG_SECONDS, PRIMARY, Replica, Replicas, Track
+from scaleup.app.store import CodeTakenError, Store
 from scaleup.app.transactions import UNKNOWN, Stand, Transactions
 from scaleup.net.addresses import Endpoint
 
@@ -171,11 +175,56 @@ async def test_what_was_chosen_as_far_enough_and_is_not_does_not_count() -> None
     replicas = looking(Server("0-1-9"), Server("0-1-9", read_only=True))
     (replica,) = replicas.all
     await replicas.look()
-    assert await replicas.choose(parse("0-1-8")) is replica
-    assert replicas.answered(replica, parse("0-1-8"), Stand(parse("0-1-9"), parse("0-1-8")))
-    assert not replicas.answered(replica, parse("0-1-8"), UNKNOWN)
-    assert replicas.answered(replica, START, UNKNOWN)  # who has seen nothing may be shown anything
+    known, needed = replica.applied, parse("0-1-8")
+    assert await replicas.choose(needed) is replica
+    assert replicas.answered(replica, known, needed, Stand(parse("0-1-9"), parse("0-1-9")))
+    assert not replicas.answered(replica, known, needed, UNKNOWN)
+    assert replicas.answered(replica, known, START, UNKNOWN)  # who has seen nothing may be shown anything
     assert replica.reason is None
-    assert not replicas.answered(replica, parse("0-1-8"), Stand(parse("0-1-9"), parse("0-1-7")))
+    assert not replicas.answered(replica, known, needed, Stand(parse("0-1-9"), parse("0-1-7")))
     assert replica.reason == "it has gone back to 0-1-7"
-    assert await replicas.choose(parse("0-1-8")) is None
+    assert await replicas.choose(needed) is None
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (DatabaseAwayError("it is away"), None),
+        (OutcomeUnknownError("the answer was lost"), NEWEST),
+        (CodeTakenError("code"), NEWEST),
+    ],
+)
+async def test_only_a_write_that_may_have_shown_or_done_something_moves_reads_to_the_primary(
+    error: Exception, told: Position | None
+) -> None:
+    class Failing:
+        async def statement(self, _work: object) -> None:
+            raise error
+
+    failing: Any = Failing()
+    store = Store(failing, looking(Server("0-1-9"), Server("0-1-9", read_only=True)))
+    its_session = session.begin(make_mocked_request("POST", "/api/links"))
+    with pytest.raises(type(error)):
+        await store.add("code", "https://example.org/", datetime(2026, 1, 31))
+    assert its_session.seen == told
+
+
+async def test_what_a_client_makes_up_is_not_held_against_a_replica() -> None:
+    """MariaDB waits for a number, whoever has given it: it says that it is there, and is not."""
+    replicas = looking(Server("0-1-9"), Server("0-1-9", read_only=True))
+    (replica,) = replicas.all
+    await replicas.look()
+    for made_up in ("0-2-9", "0-1-10", "7-1-1"):
+        assert not replicas.answered(replica, replica.applied, parse(made_up), Stand(START, parse("0-1-9")))
+    assert (replica.reason, replica.applied) == (None, parse("0-1-9"))
+
+
+async def test_an_answer_from_before_a_replica_was_made_anew_says_nothing_of_it() -> None:
+    server = Server("0-1-9", read_only=True)
+    replicas = looking(Server("0-1-9"), server)
+    (replica,) = replicas.all
+    await replicas.look()
+    known, server.position = replica.applied, "0-1-5"
+    await replicas.look()
+    assert replicas.answered(replica, known, parse("0-1-9"), Stand(START, parse("0-1-9")))
+    assert replica.applied == parse("0-1-5")

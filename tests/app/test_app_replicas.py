@@ -261,7 +261,9 @@ async def test_positions_that_clients_make_up(
     async with reading(primary, replica, database_connections=4) as app:
         await app.add(code="here")
         await asyncio.to_thread(caught_up, primary, replica)
+        domain, server, number = map(int, (await get(app, "here"))[1].split("-"))
         for made_up in (
+            *(f"{domain}-{server + 1}-{number}", f"{domain}-{server + 1}-{number + 1}"),
             *("0-1-99999999999", "7-1-1", "newest", "rubbish", "0-1-1,0", "0" * 5000, "'; DROP"),
             *(f"{2**32 - 1}-{2**32 - 1}-{2**64 - 1}", f"{2**32}-1-1", f"0-{2**32}-1", f"0-1-{2**64}"),
         ):
@@ -313,7 +315,7 @@ async def test_no_replicas_no_positions(primary: DatabaseServer) -> None:
 
 
 async def test_a_replica_becomes_the_primary() -> None:
-    """As an operator does it: the old one read-only, the other caught up and then writable."""
+    """As docs/cluster.md has it: the old one read-only, the other caught up and then writable, and followed."""
     with database("mariadb", arguments=["--replicas", "2"]) as primary:
         one, two = primary.replicas
         address = DatabaseAddress("scaleup", primary.endpoint, "scaleup", (one.endpoint,))
@@ -321,12 +323,18 @@ async def test_a_replica_becomes_the_primary() -> None:
             await app.add(code="before")
             await asyncio.to_thread(primary.as_owner, "SET GLOBAL read_only = 1")
             await asyncio.to_thread(caught_up, primary, one)
-            await asyncio.to_thread(one.as_owner, "STOP SLAVE; SET GLOBAL read_only = 0")
+            await asyncio.to_thread(one.as_owner, "STOP SLAVE; RESET SLAVE ALL; SET GLOBAL read_only = 0")
+            user = "CREATE USER follower IDENTIFIED BY 'f'; GRANT REPLICATION SLAVE ON *.* TO follower"
+            await asyncio.to_thread(one.as_owner, user)  # scaleup.db's own is known to its primary only
+            to_one = f"MASTER_HOST='{one.endpoint.host}', MASTER_PORT={one.endpoint.port}"
+            to_one += ", MASTER_USER='follower', MASTER_PASSWORD='f'"
+            await asyncio.to_thread(two.as_owner, f"STOP SLAVE; CHANGE MASTER TO {to_one}; START SLAVE")
             async with asyncio.timeout(20):  # nobody writes, and the new primary is found all the same
                 while await primary_of(app) != str(one.endpoint):  # noqa: ASYNC110 - nobody sets an event
                     await asyncio.sleep(0.05)
             await until_usable(app, two)
             await app.add(code="after")
+            await asyncio.to_thread(caught_up, one, two)
             for code in ("before", "after"):
                 async with app.client.get(f"/api/links/{code}") as response:
                     assert response.status == 200

@@ -239,5 +239,18 @@ async def test_stopping_lets_a_request_finish_and_refuses_readiness(database: Da
         assert await app.add()  # half of the time for being noticed
 
 
+async def test_clicks_are_written_during_a_long_drain(database: DatabaseServer) -> None:
+    """Who is killed in it loses a second of them, as ever."""
+    async with run_app(database, drain=20.0) as app:
+        await app.until_ready()
+        code = await app.add()
+        app.process.stopping.set()
+        async with app.client.get(f"/l/{code}", allow_redirects=False) as response:
+            assert response.status == 302
+        await until(lambda: database.execute("SELECT clicks FROM links") == ((1,),))
+        async with app.client.get("/readyz") as response:
+            assert (await response.json())["detail"] == "draining"
+
+
 def test_address_of_is_what_the_settings_say(database: DatabaseServer) -> None:
     assert str(address_of(database)) == f"mysql://scaleup@{database.endpoint}/scaleup"

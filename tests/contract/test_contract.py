@@ -237,10 +237,11 @@ async def test_who_am_i(app: Application, database: DatabaseServer) -> None:
 
 
 async def test_a_request_keeps_its_id_or_gets_one(app: Application) -> None:
-    _, response = await answer(app, "GET", "/api/links/x", 404, headers={"X-Request-Id": "web1-7.a_b"})
-    assert response.headers["X-Request-Id"] == "web1-7.a_b"
+    for kept in ("web1-7.a_b", "Root=1-67:a/b+c", "x" * 128):
+        _, response = await answer(app, "GET", "/api/links/x", 404, headers={"X-Request-Id": kept})
+        assert response.headers["X-Request-Id"] == kept
     own = []
-    for given in ("", "a b", "x" * 65):
+    for given in ("", "a b", "x" * 129):
         _, response = await answer(app, "GET", "/healthz", 200, headers={"X-Request-Id": given})
         own.append(response.headers["X-Request-Id"])
     assert len(set(own)) == 3

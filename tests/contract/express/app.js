@@ -24,7 +24,7 @@ function makeApp(store, name, state) {
 
   app.use((request, response, next) => {
     const given = request.get("X-Request-Id") ?? "";
-    const id = /^[A-Za-z0-9._-]{1,64}$/.test(given) ? given : crypto.randomBytes(8).toString("hex");
+    const id = /^[0-9A-Za-z._:\/+=-]{1,128}$/.test(given) ? given : crypto.randomBytes(8).toString("hex");
     response.set({ "X-Request-Id": id, "X-Served-By": name });
     if (state.draining) response.set("Connection", "close");
     next();

@@ -31,7 +31,7 @@ from werkzeug.exceptions import HTTPException, NotFound
 
 MAX_BODY = 16 * 1024
 MAX_ID = 2**63 - 1
-REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+REQUEST_ID = re.compile(r"[0-9A-Za-z._:/+=-]{1,128}")
 DESCRIPTION = (Path(__file__).parents[3] / "scaleup/app/openapi.json").read_bytes()
 
 
