@@ -201,6 +201,9 @@ class Process:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop, number)
         loop.add_signal_handler(signal.SIGHUP, self._hung_up)
+        loop.add_signal_handler(
+            signal.SIGUSR1, log.info, "SIGUSR1: means nothing here; SIGUSR2 opens logs again"
+        )
         loop.add_signal_handler(signal.SIGUSR2, self._reopen_logs)
 
     def _reopen_logs(self) -> None:

@@ -54,7 +54,7 @@ class Codec:
         if hop_limit is None or hop_limit < self.minimum_ttl:
             limit = "255" if self.minimum_ttl == HOP_LIMIT else f"at least {self.minimum_ttl}"
             raise PacketError("ttl", f"TTL {hop_limit}, not {limit}: it was routed; see --minimum-ttl")
-        if len(data) > 1 and data[0] >> 4 == self.version and data[1] != self.vrid:
+        if len(data) > 1 and data[0] >> 4 in (legacy.VERSION, packet.VERSION) and data[1] != self.vrid:
             raise PacketError("vrid", f"VRID {data[1]} is not ours; see --vrid")
         if self.version == legacy.VERSION:
             return legacy.decode(data, self.interval_cs / 100, self.password)

@@ -113,6 +113,18 @@ def test_a_signal_stops_in_order(
     assert capsys.readouterr().err.endswith(f"web INFO    {number.name}: stopping\n")
 
 
+def test_a_signal_that_means_nothing_ends_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    """nginx's logrotate sends SIGUSR1."""
+
+    async def serve(settings: tier.Settings, process: Process) -> None:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        os.kill(os.getpid(), signal.SIGTERM)
+        await process.stopping.wait()
+
+    assert exit_code(serve=serve) == 0
+    assert "SIGUSR1: means nothing here" in capsys.readouterr().err
+
+
 # ----- reloading --------------------------------------------------------------------------------------
 
 

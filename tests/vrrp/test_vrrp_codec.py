@@ -141,6 +141,7 @@ GOOD = encode(Advertisement(51, 200, 100, (VIP,)), SOURCE, GROUP)
         (V2[:3] + b"\0" + V2[4:], "no-addresses"),
         (V2[:2] + b"\1" + V2[3:], "checksum"),
         (V2[:1] + b"\x34" + V2[2:], "vrid"),
+        (GOOD[:1] + b"\x34" + GOOD[2:], "vrid"),
         (legacy.encode(Advertisement(51, 200, 200, (VIP,))), "interval"),
         (legacy.encode(Advertisement(51, 200, 100, (VIP,)), b"secret"), "password"),
     ],
@@ -238,6 +239,7 @@ def test_what_is_cheap_to_see_is_seen_before_the_digest() -> None:
         assert cause(reader, bytes([number << 4 | 1]) + GOOD[1:]) == expected
     assert cause(reader, GOOD[:-1]) == "short"
     assert cause(reader, b"\x31\x34" + GOOD[2:]) == "vrid"
+    assert cause(reader, b"\x21\x34" + GOOD[2:]) == "vrid"  # another election, whatever version it speaks
     assert cause(reader, GOOD) == "missing"
 
 
