@@ -15,7 +15,7 @@ import asyncio
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Annotated, NoReturn
+from typing import Annotated, ClassVar, NoReturn
 
 from pydantic import Field, SecretStr, model_validator
 from pymysql.err import Error
@@ -33,7 +33,15 @@ GRANT = "GRANT SELECT, INSERT, UPDATE, DELETE ON `{}`.* TO %s@'%%'"
 
 
 class MigrateSettings(AppSettings):
-    """Bring the database's schema up to date."""
+    """Bring the database's schema up to date, or say whether it is. Of an application's flags only those of the
+    database count here.
+    """
+
+    command: ClassVar[str] = "migrate"
+    examples: ClassVar[str] = """
+example:
+  SCALEUP_APP_DATABASE_PASSWORD=… python -m scaleup.app migrate --database mysql://admin@10.0.0.41/scaleup --status
+"""
 
     status: Annotated[bool, Flag(None, "migrate")] = Field(
         False,

@@ -58,6 +58,9 @@ class AppSettings(TierSettings):
 example:
   SCALEUP_APP_DATABASE_PASSWORD=… python -m scaleup.app --listen 0.0.0.0:3000 \\
       --database mysql://scaleup@10.0.0.41:3306/scaleup
+
+a command beside it, with the same flags and some of its own:
+  python -m scaleup.app migrate …        bring the database's schema up to date, or say whether it is
 """
 
     listen: Annotated[tuple[EndpointField, ...], Flag("HOST:PORT", "traffic")] = Field(

@@ -27,6 +27,7 @@ class _HelpFormatter(RawDescriptionRichHelpFormatter):
 def make_parser(model: type[TierSettings]) -> argparse.ArgumentParser:
     """Options stay text here: the model converts and validates values from every source alike."""
     command = f"python -m scaleup.{model.tier}" if model.tier != "up" else "python -m scaleup up"
+    command = f"{command} {model.command}".rstrip()
     parser = argparse.ArgumentParser(
         prog=command,
         usage=f"{command} [OPTION ...]",  # all of them would hide the error that they stand before
@@ -38,7 +39,9 @@ def make_parser(model: type[TierSettings]) -> argparse.ArgumentParser:
         add_help=False,
     )
     groups: dict[str, argparse._ArgumentGroup] = {}
-    shared, own = TierSettings.model_fields.keys(), model.__annotations__.keys()
+    shared = TierSettings.model_fields.keys()
+    declared = (model.model_fields.keys() & each.__annotations__.keys() for each in model.__mro__[:-1])
+    own = next(filter(None, declared))  # a command's own class may add none
     # The tier's own settings first, what it has in common with some others next, with all last.
     for name, info in sorted(
         model.model_fields.items(), key=lambda item: (item[0] in shared, item[0] not in own)

@@ -92,6 +92,9 @@ class TierSettings(Settings):
     tier: ClassVar[str]
     """Names the tables `[tier]` and `[tier.node.NAME]` and the environment variables `SCALEUP_TIER_…`."""
 
+    command: ClassVar[str] = ""
+    """The word behind `python -m scaleup.TIER`, of a command beside the tier itself."""
+
     examples: ClassVar[str] = ""
     """Shown below --help."""
 

@@ -184,7 +184,7 @@ examples:
         600.0,
         ge=0,
         le=86400,
-        description="after a reload, how long sessions under the old settings may go on",
+        description="after a reload, how long sessions under the old settings may go on; all of them after SIGUSR1",
     )
     max_checks: Annotated[int, Flag("N", CHECKS)] = Field(
         100, ge=1, le=10_000, description="checks of all backends at a time; more wait for their turn"

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from typing import NoReturn
+from typing import ClassVar, NoReturn
 
 from scaleup.config import load
 from scaleup.errors import ScaleUpError
@@ -19,10 +19,22 @@ from scaleup.vrrp.settings import RouterSettings, VrrpSettings
 JSON = "--json"
 
 
+class DoctorSettings(VrrpSettings):
+    """Say what would be in the way of an election with these flags, and the cure. It listens for a few intervals,
+    changes nothing and sends no advertisement. Exits with 1 when a finding is an error. With --json: for programs.
+    """
+
+    command: ClassVar[str] = "doctor"
+    examples: ClassVar[str] = """
+example:
+  python -m scaleup.vrrp doctor --interface eth0 --vrid 51 --priority 150 --vip 10.0.0.100/24 --interval 0.1
+"""
+
+
 def main(argv: Sequence[str]) -> NoReturn:
     """Exits with 1 when a finding is an error, else with 0; wrong settings end it as they end the election."""
     try:
-        routers = load(VrrpSettings, [word for word in argv if word != JSON]).settings.routers
+        routers = load(DoctorSettings, [word for word in argv if word != JSON]).settings.routers
         findings = examine(routers)
     except ScaleUpError as error:
         print(error, file=sys.stderr)  # noqa: T201
