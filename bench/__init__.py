@@ -8,7 +8,7 @@
     python -m bench.scale     how does the cost grow with servers, connections and workers?
     python -m bench.failover  how long does a fail-over take, beside keepalived?
     python -m bench.saturated does the election hold while the load balancer uses all of the machine?
-    python -m bench.report    docs/benchmarks.md from bench/results/*.json: no figure there is typed
+    python -m bench.report    docs/benchmarks.md from bench/results/*.json: no figure of its tables is typed
 
 The method is the same for all. The peers take turns within a round, in reverse order every other round (A B A',
 A' B A), so that what drifts on the machine meets all of them. Ours runs twice, as two instances: the ratio of
