@@ -52,8 +52,8 @@ STATES: Mapping[str, str] = {
     "SQ": "every server was full, and so was the queue",
     "sQ": "the time-out of the queue",
     "KQ": "killed in the queue: the virtual address left, or the drain time was over",
-    "CC": "the client reset the connection before a server was reached, or did not begin with the PROXY header that it "
-    "has to send",
+    "CC": "the client reset the connection before a server was reached, or did not begin with the PROXY header "
+    "that it has to send",
     "SC": "the server refused or could not be reached, or no server was up",
     "sC": "the time-out of connecting to the server",
     "RC": "no descriptor, port or memory was left, or --source is not ours",

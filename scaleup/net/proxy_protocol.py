@@ -96,7 +96,8 @@ def v1(source: Endpoint, destination: Endpoint) -> bytes:
     Raises ValueError unless both are addresses.
     """
     version, ours, theirs = _pair(source, destination)
-    return f"PROXY TCP{version} {ours} {theirs} {source.port} {destination.port}\r\n".encode("ascii")
+    addresses = f"{_undotted(ours)} {_undotted(theirs)}"
+    return f"PROXY TCP{version} {addresses} {source.port} {destination.port}\r\n".encode("ascii")
 
 
 def v2(
@@ -139,6 +140,15 @@ def _address(host: str) -> _Address:
     if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
         return address.ipv4_mapped
     return address
+
+
+def _undotted(address: _Address) -> str:
+    """An IPv6 address in hexadecimal digits and colons, as the specification wants it of a line. From Python 3.13 on
+    `str` writes what is left of an IPv4 address with dots.
+    """
+    if isinstance(address, IPv6Address) and (mapped := address.ipv4_mapped) is not None:
+        return f"::ffff:{int(mapped) >> 16:x}:{int(mapped) & 0xFFFF:x}"
+    return str(address)
 
 
 def _as_ipv6(address: _Address) -> IPv6Address:
