@@ -143,8 +143,9 @@ def _address(host: str) -> _Address:
 
 
 def _undotted(address: _Address) -> str:
-    """An IPv6 address in hexadecimal digits and colons, as the specification wants it of a line. Python 3.13's `str`
-    writes an IPv4 address in it with dots.
+    """An IPv6 address in hexadecimal digits and colons, as the specification wants it of a line.
+
+    From Python 3.13 on `str` writes an IPv4 address in it with dots.
     """
     if isinstance(address, IPv6Address) and (mapped := address.ipv4_mapped) is not None:
         return f"::ffff:{int(mapped) >> 16:x}:{int(mapped) & 0xFFFF:x}"
