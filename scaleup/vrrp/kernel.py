@@ -32,13 +32,15 @@ from ipaddress import IPv4Interface, IPv6Interface
 
 from scaleup.errors import StartupError
 from scaleup.processes.logs import LimitedLog
+from scaleup.vrrp import bpf
 from scaleup.vrrp.announce import Schedule
 from scaleup.vrrp.announcer import Announcer
 from scaleup.vrrp.interface import index_of
 from scaleup.vrrp.owner import GONE
 from scaleup.vrrp.packet import Address
+from scaleup.vrrp.rawip import attach_filter
 from scaleup.vrrp.renewals import Renewal, Renewals
-from scaleup.vrrp.rtnetlink import AddressEvent, LinkEvent, Overrun, Rtnetlink, Watch
+from scaleup.vrrp.rtnetlink import RTM_NEWADDR, AddressEvent, LinkEvent, Overrun, Rtnetlink, Watch
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +96,7 @@ class KernelOwner:
         names = dict.fromkeys([*devices, *(placed.device for placed in addresses)])
         self._indexes = {name: index_of(name) for name in names}
         self._addresses = [(placed.interface, self._indexes[placed.device]) for placed in addresses]
+        self._places = {(interface.ip, index) for interface, index in self._addresses}
         self._fault: Fault = lambda reason, by: None  # until somebody watches
         self._recover: Recover = lambda by: None
         self._down: set[str] = set()
@@ -116,6 +119,7 @@ class KernelOwner:
                 for interface in self._missing(self._rtnetlink):
                     raise not_its_own(interface.ip)
             else:
+                attach_filter(self._watch.socket, bpf.but(RTM_NEWADDR))
                 self._promote_secondaries()
                 self._purge()
             self._closing = stack.pop_all()
@@ -294,6 +298,8 @@ class KernelOwner:
             match event:
                 case LinkEvent():
                     self._link(event)
+                case AddressEvent() if (event.ip, event.index) not in self._places:
+                    pass
                 case AddressEvent(present=False):
                     # Not now: after a pause of this process the daemon has to see first how late it is.
                     self._loop.call_soon(self._check_addresses)

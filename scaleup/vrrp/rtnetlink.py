@@ -175,24 +175,24 @@ class Watch:
 
     def __init__(self) -> None:
         kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK
-        self._socket = socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE)
+        self.socket = socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE)
         try:
-            self._socket.bind((0, RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR))
+            self.socket.bind((0, RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR))
         except OSError:
-            self._socket.close()
+            self.socket.close()
             raise
 
     def fileno(self) -> int:
-        return self._socket.fileno()
+        return self.socket.fileno()
 
     def close(self) -> None:
-        self._socket.close()
+        self.socket.close()
 
     def events(self) -> Iterator[Event]:
         """What has changed since the last call."""
         for _ in range(MAX_DRAIN):
             try:
-                data = self._socket.recv(READ_BYTES)
+                data = self.socket.recv(READ_BYTES)
             except BlockingIOError:
                 return
             except OSError as error:

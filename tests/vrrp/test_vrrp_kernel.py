@@ -25,7 +25,7 @@ from scaleup.vrrp.interface import index_of, primary_address
 from scaleup.vrrp.kernel import LIFETIME_SECONDS, KernelOwner, Placed
 from scaleup.vrrp.owner import GONE
 from scaleup.vrrp.renewals import Renewals
-from scaleup.vrrp.rtnetlink import Rtnetlink
+from scaleup.vrrp.rtnetlink import AddressEvent, Rtnetlink
 
 pytestmark = lan_marks()
 
@@ -346,6 +346,27 @@ async def test_what_somebody_takes_away_is_put_back_once(
     assert not host.has(VIP)
     assert not host.has(VIP6)
     await until(lambda: judge.said[1:] == [("address", "recovered")])
+
+
+async def test_what_happens_to_the_addresses_of_others_is_not_heard_or_not_asked_about(
+    host: Host, owner: KernelOwner, judge: Judge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of hundreds of routers in a process each would hear, and look for, the addresses of all."""
+    owner.take()
+    asked: list[object] = []
+    monkeypatch.setattr(owner, "_missing", lambda *what: asked.append(what) or {})
+    heard: list[object] = []
+    told = owner._watch.events
+    monkeypatch.setattr(owner._watch, "events", lambda: (heard.append(it) or it for it in told()))
+    for number in range(1, 4):
+        host.ip("address", "add", f"10.77.9.{number}/24", "dev", DEVICE)
+        host.ip("address", "del", f"10.77.9.{number}/24", "dev", DEVICE)
+    host.ip("address", "change", f"{VIP}/24", "dev", DEVICE, "valid_lft", "60", "preferred_lft", "60")
+    host.ip("address", "del", f"{VIP}/24", "dev", DEVICE)
+    await until(lambda: bool(asked))
+    events = [it for it in heard if isinstance(it, AddressEvent)]
+    assert [it.present for it in events] == [False] * 4
+    assert len(asked) == 1
 
 
 async def test_a_renewal_that_fails_is_tried_again_and_costs_nothing(
