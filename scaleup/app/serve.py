@@ -72,12 +72,16 @@ async def serve(settings: AppSettings, process: Process, sockets: Sequence[socke
         log_access=settings.access_log,
     )
     measure(process.registry, pool, transactions, clicks, reading, server.responses)
-    served = asyncio.Event()
+    served, clock = asyncio.Event(), asyncio.get_running_loop().time
+    end: float | None = None
     try:
         async with asyncio.TaskGroup() as tasks:
-            watching = tasks.create_task(watch.run(), name="watch the database")
-            forgetting = tasks.create_task(keep_forgetting(store), name="forget old keys")
-            looking = tasks.create_task(reading.run(), name="watch the replicas")
+            watching = [
+                tasks.create_task(watch.run(), name="watch the database"),
+                tasks.create_task(keep_forgetting(store), name="forget old keys"),
+            ]
+            if replicas:
+                watching.append(tasks.create_task(reading.run(), name="watch the replicas"))
             tasks.create_task(stopping_ends(watch.asked, process.stopping), name="wait for the end")
             tasks.create_task(clicks.keep_flushing(served), name="write the clicks")
             await server.start(sockets)
@@ -92,11 +96,13 @@ async def serve(settings: AppSettings, process: Process, sockets: Sequence[socke
                 await asyncio.sleep(settings.drain / 2)
             await server.stop()
             served.set()
-            for task in (watching, forgetting, looking):
+            end = clock() + settings.database_timeout
+            for task in watching:
                 task.cancel()
     finally:
         await server.stop()  # when something has failed
-        await clicks.write_last(settings.database_timeout)
+        # What was being written when the last request was served has a share of that time.
+        await clicks.write_last(settings.database_timeout if end is None else max(0.0, end - clock()))
         await asyncio.gather(*(it.close() for it in (pool, *replicas)))
 
 

@@ -21,6 +21,7 @@ from scaleup.app.migrate import migrate
 from scaleup.app.outcomes import DatabaseAwayError, DatabaseBusyError, DatabaseRefusesError
 from scaleup.app.pool import Pool
 from scaleup.errors import StartupError
+from scaleup.processes.tasks import Tasks
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,8 @@ class Watch:
         self.reason: str | None = "the database has not answered yet"
         self._pool, self._tell = pool, tell
         self._wake = asyncio.Event()
+        self._tasks = Tasks()
+        self._asking: asyncio.Task[str | None] | None = None
         self.asked = asyncio.Event()
         """Set when the database has been asked for the first time, whatever came of it, or asking takes long."""
         pool.on_away = self._found_away
@@ -69,15 +72,25 @@ class Watch:
                 self._become_usable()
 
     async def readiness(self) -> str | None:
-        """Why the database cannot be used; it is asked now. One that is busy is there."""
-        if self.reason is None:
-            try:
-                async with self._pool.cursor(watching=True) as cursor:
-                    await cursor.execute("SELECT 1")
-            except DatabaseBusyError:
-                return None
-            except (DatabaseAwayError, Error) as error:
-                return str(error)
+        """Why the database cannot be used; it is asked now. One that is busy is there.
+
+        Who comes while it is being asked shares the answer: there is one connection for this, and a crowd that
+        waits for it would take so long that the database seems to be away.
+        """
+        if self.reason is not None:
+            return self.reason
+        if self._asking is None or self._asking.done():
+            self._asking = self._tasks.spawn(self._ask(), name="ask whether the database is there")
+        return await asyncio.shield(self._asking)
+
+    async def _ask(self) -> str | None:
+        try:
+            async with self._pool.cursor(watching=True) as cursor:
+                await cursor.execute("SELECT 1")
+        except DatabaseBusyError:
+            return None
+        except (DatabaseAwayError, Error) as error:
+            return str(error)
         return self.reason
 
     async def _until_away(self) -> None:

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any
 
 import pytest
+from aiohttp.web_protocol import RequestHandler
 from app_harness import until
 
 from scaleup.app.links import Link
@@ -67,6 +68,16 @@ def not_reading(endpoint: Endpoint) -> Any:
 
 async def test_who_does_not_take_what_it_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("scaleup.app.server.SEND_SECONDS", 0.1)
+    async with serving() as (server, endpoint):
+        with not_reading(endpoint):
+            await until(lambda: open_connections(server) == 1)
+            await until(lambda: open_connections(server) == 0)
+
+
+async def test_who_does_not_take_what_the_kernel_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits there is no concern of the transport's."""
+    monkeypatch.setattr("scaleup.app.server.SEND_SECONDS", 0.5)
+    monkeypatch.setattr("scaleup.app.server._Handler.pause_writing", RequestHandler.pause_writing)
     async with serving() as (server, endpoint):
         with not_reading(endpoint):
             await until(lambda: open_connections(server) == 1)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import aiohttp
@@ -237,6 +238,34 @@ async def test_stopping_lets_a_request_finish_and_refuses_readiness(database: Da
             assert (await response.json())["detail"] == "draining"
             assert response.headers["Connection"] == "close"
         assert await app.add()  # half of the time for being noticed
+
+
+async def test_a_crowd_that_asks_whether_it_is_there_shares_the_answer(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    cursor = pool.cursor
+    monkeypatch.setattr(pool, "cursor", lambda **how: asked.append(how) or cursor(**how))
+    watch = Watch(pool)
+    watch.reason = None
+    assert await asyncio.gather(*(watch.readiness() for _ in range(100))) == [None] * 100
+    assert len(asked) == 1
+    assert await watch.readiness() is None
+    assert len(asked) == 2  # what was found out before says nothing of now
+
+
+async def test_a_stop_while_the_database_hangs_waits_for_it_once(database: DatabaseServer) -> None:
+    with contextlib.ExitStack() as stack:
+        async with run_app(database, database_timeout=3.0) as app:
+            await app.until_ready()
+            code = await app.add()
+            async with app.client.get(f"/l/{code}", allow_redirects=False) as response:
+                assert response.status == 302
+            stack.enter_context(database.paused())
+            waiting = partial(app.process.registry.get_sample_value, "scaleup_app_clicks_waiting")
+            await until(lambda: waiting() == 0)  # it is being written
+            begun = time.monotonic()
+        assert time.monotonic() - begun < 5.0  # generous; twice would be 6
 
 
 async def test_clicks_are_written_during_a_long_drain(database: DatabaseServer) -> None:
