@@ -81,6 +81,7 @@ class Daemon:
         self._on_role, self._on_decision, self._reopen = on_role, on_decision, reopen
         self._loop = asyncio.get_running_loop()
         self._timer: Timer | None = None  # while started
+        self._armed: float | None = None  # for when
         self._joining: dict[str, dict[str, str]] = {}  # faults of routers that the policy does not know yet
         self._next_tries: dict[tuple[str, str], asyncio.TimerHandle] = {}  # by router and fault
         self._limited = LimitedLog(log, LOG_EVERY_SECONDS, self._loop.time)
@@ -194,20 +195,21 @@ class Daemon:
         """What has arrived, but when one of `first` has to advertise: a flood must not make it late, and the rest
         waits in the socket.
         """
+        actives = [it for it in first if it.router.state is State.ACTIVE]
         for datagram in instance.network.receive():
             # Of the arrival, if that is not long ago: what follows is our own delay.
             now = self._loop.time() - datagram.age
             advertisement = instance.read(datagram)
             if advertisement is not None:
                 source = datagram.source
-                self._act(
-                    self.routers.advertisement_received(instance.name, advertisement, source, now),
-                    "advertisement",
-                )
+                actions = self.routers.advertisement_received(instance.name, advertisement, source, now)
+                if actions or self.routers.wakes_before(self._armed, instance.name, AWAKE_SECONDS):
+                    self._act(actions, "advertisement")
+                # Else it has put its timer off: ours fires all the same, finds nothing due, and is armed anew.
                 if instance.router.state is State.ACTIVE and advertisement.priority != STOPPING:
                     instance.also_active(source, advertisement.priority)
             now = self._loop.time()
-            if any(it.is_active_and_due(now) for it in first):
+            if any(it.is_active_and_due(now) for it in actives):
                 break
 
     def _timer_expired(self) -> None:
@@ -295,4 +297,5 @@ class Daemon:
     def _arm(self) -> None:
         """Have the timer fire at the next deadline; without one, leave none armed."""
         if self._timer is not None:
-            self._timer.arm(self.routers.wake(AWAKE_SECONDS))
+            self._armed = self.routers.wake(AWAKE_SECONDS)
+            self._timer.arm(self._armed)

@@ -68,8 +68,18 @@ class Routers:
 
     def wake(self, ahead: float) -> float | None:
         """The same, but so many seconds ahead of each take-over."""
+        return self._earliest(self._routers.values(), ahead)
+
+    def wakes_before(self, time: float | None, name: str, ahead: float) -> bool:
+        """Whether that router or the policy, which have just heard something, are to be woken earlier (than never,
+        for None).
+        """
+        earliest = self._earliest((self._routers[name],), ahead)
+        return earliest is not None and (time is None or earliest < time)
+
+    def _earliest(self, routers: Iterable[Router], ahead: float) -> float | None:
         earliest = self._policy.deadline
-        for router in self._routers.values():
+        for router in routers:
             if router.deadline is not None:
                 time = router.deadline - ahead * (router.state is State.BACKUP)
                 if earliest is None or time < earliest:

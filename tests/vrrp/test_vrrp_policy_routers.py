@@ -80,6 +80,19 @@ def test_it_wakes_ahead_of_a_take_over_and_of_nothing_else() -> None:
     assert it.wake(0.25) == it.deadline == it["VI_2"].deadline, "an Active's next advertisement"
 
 
+def test_only_what_brings_a_timer_forward_wants_to_be_woken_earlier() -> None:
+    it = node(RouterPolicy("VI_1", 100), RouterPolicy("VI_2", 250, preempt_delay=1.0))
+    armed = it.wake(0.25)
+    it.advertisement_received("VI_1", Heard(200), HIGHER, NOW + 1)
+    assert not it.wakes_before(armed, "VI_1", 0.25), "it was put off"
+    it.advertisement_received("VI_1", Heard(0), HIGHER, NOW + 1)
+    assert it.wakes_before(armed, "VI_1", 0.25), "a farewell"
+    it.advertisement_received("VI_2", Heard(1), HIGHER, NOW + 1)
+    assert it.wakes_before(NOW + 2.1, "VI_2", 0.25), "the policy's preempt_delay"
+    assert not it.wakes_before(NOW + 1.5, "VI_2", 0.25)
+    assert it.wakes_before(None, "VI_1", 0.25), "nothing was armed"
+
+
 def test_a_router_alone_does_what_it_does_without_a_policy() -> None:
     it, alone = node(RouterPolicy("VI_1", 100)), Router(vrid=51, priority=100, interval=1.0, address=OURS)
     alone.startup(NOW)
