@@ -271,7 +271,7 @@ class Pool:
         writers = [it.raw._writer for it in self._idle if it.raw._writer is not None]
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_SECONDS):
-                for connection in self._idle:  # RuntimeError is uvloop's, when it was reset
+                for connection in list(self._idle):  # RuntimeError is uvloop's, when it was reset
                     with contextlib.suppress(OSError, RuntimeError):
                         await connection.raw.ensure_closed()
                 for writer in writers:  # TLS says goodbye as well, which takes some turns of the loop

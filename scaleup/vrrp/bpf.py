@@ -14,7 +14,6 @@ index register X, jumps forward only; the value returned is how many bytes of th
 
 from __future__ import annotations
 
-import socket
 import struct
 from collections.abc import Sequence
 
@@ -60,12 +59,8 @@ def only(vrid: int, family: int, peers: Sequence[Address] | None) -> bytes:
 
 def but(kind: int) -> bytes:
     """Of a netlink socket: all messages but those of this type."""
-    program = [
-        (LOAD_HALF, NETLINK_TYPE),
-        (JUMP_EQUAL, socket.htons(kind), 0, 1),
-        (RETURN, 0),
-        (RETURN, WHOLE),
-    ]
+    loaded = int.from_bytes(struct.pack("=H", kind), "big")  # as BPF reads what the host has written
+    program = [(LOAD_HALF, NETLINK_TYPE), (JUMP_EQUAL, loaded, 0, 1), (RETURN, 0), (RETURN, WHOLE)]
     return b"".join(_packed(*each) for each in program)
 
 

@@ -213,6 +213,7 @@ class Daemon:
                 break
 
     def _timer_expired(self) -> None:
+        self._armed = None  # should what follows fail, whoever puts a deadline off arms it
         self._wait_awake()
         due = self.routers.deadline
         if due is not None and (late := self._loop.time() - due) >= 0:

@@ -27,7 +27,9 @@ from scaleup.vrrp.router import STOPPING, Router, State, Transition
 log = logging.getLogger(__name__)
 
 ROLES = ("active", "backup", "fault")
-DROP_CAUSES = ("peer", *CAUSES, *AUTH_CAUSES)
+PEER_VRID = "peer-vrid"
+"""Another VRID by unicast, from a peer: that is a mistake. By multicast it is another election."""
+DROP_CAUSES = ("peer", PEER_VRID, *CAUSES, *AUTH_CAUSES)
 EVENTS = ("startup", "advertisement", "timer", "late", "check", "fault", "reload", "stop")
 """What makes a role change, for the metrics."""
 
@@ -195,7 +197,8 @@ class Instance:
                 self._wall_clock(),
             )
         except (PacketError, AuthError) as error:
-            self._drop(error.cause, datagram, str(error))
+            cause = PEER_VRID if error.cause == "vrid" and peers is not None else error.cause
+            self._drop(cause, datagram, str(error))
             if isinstance(error, AuthError) and error.from_future:
                 self._doubt_the_clock(datagram.source, error)
             return None
@@ -205,7 +208,7 @@ class Instance:
 
     def _drop(self, cause: str, datagram: Datagram, detail: str) -> None:
         self.dropped[cause] += 1
-        if cause == "vrid" and self.network.peers is None:
+        if cause == "vrid":
             return  # other virtual routers on the link are nothing to complain about
         self._limited.warning(cause, f"dropped an advertisement of {datagram.source}: {detail}")
 

@@ -258,6 +258,23 @@ async def test_waking_ahead_is_no_reason_to_take_over(stage: Stage, monkeypatch:
     assert all(now >= due for now, due in judged)
 
 
+async def test_an_error_in_the_timers_turn_leaves_nobody_asleep(stage: Stage) -> None:
+    """Whoever hears the next advertisement arms it again."""
+    node, peer = stage.node(B, A, interval=TICK), stage.peer(A, to=B)
+    patch, failed = pytest.MonkeyPatch(), list[object]()
+
+    def fail() -> None:
+        failed.append(patch.undo())
+        raise ZeroDivisionError("of this test")
+
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, _context: None)
+    patch.setattr(node.daemon, "_woken", fail)
+    await until(lambda: bool(failed))
+    peer.advertise(200)
+    await until(lambda: node.instance.received == 1)
+    await node.becomes("active")
+
+
 async def test_a_late_riser_who_heard_nothing_takes_over(stage: Stage) -> None:
     node = stage.node(B, A, interval=TICK)
     time.sleep(LATE_SECONDS)  # noqa: ASYNC251
@@ -350,7 +367,7 @@ def forge(peer: Peer, cause: str) -> bytes:
             return good + bytes(28)
         case "checksum":
             return good[:2] + bytes([good[2] ^ 1]) + good[3:]
-        case "vrid":
+        case "peer-vrid":
             return peer.message(vrid=52)
         case "interval":
             return damaged(damaged(good, 4, 0), 5, 0)
@@ -366,7 +383,7 @@ CURES = {
     "no-addresses": "no virtual address",
     "trailing": "--auth",
     "checksum": "damaged, or a NAT",
-    "vrid": "see --vrid",
+    "peer-vrid": "see --vrid",
     "interval": "interval of 0",
 }
 
